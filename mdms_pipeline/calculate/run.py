@@ -1,0 +1,76 @@
+"""Run a kernel over arrays in RAM: `run` one indicator over new bars, `calculate` several over whole candles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from mdms_pipeline.calculate.catalog import closure
+from mdms_pipeline.calculate.indicator import SOURCES, Indicator
+from mdms_pipeline.market import Candles, Floats
+
+
+def run(indicator: Indicator, memory: Floats, columns: Sequence[Floats]) -> tuple[Floats, Floats]:
+    """The memory after these bars, and the outputs: float64 of shape (outputs, bars), NaN where unknown.
+
+    `memory` is that before the first of these bars (`indicator.memory` at a symbol's first), `columns` the arrays of
+    `indicator.reads`, in that order. Neither is written to. Arrays of another shape, length or type are refused.
+    """
+    if len(columns) != len(indicator.reads):
+        raise ValueError(f"{indicator}: reads {len(indicator.reads)} column(s), got {len(columns)}")
+    bars = len(columns[0])
+    given = [_checked(indicator, column, bars) for column in columns]
+    if memory.dtype != np.float64 or memory.shape != indicator.memory_shape:
+        raise ValueError(
+            f"{indicator}: memory must be float64 of shape {indicator.memory_shape}, got {memory.dtype} of shape {memory.shape}"
+        )
+    if bars == 0:
+        return memory.copy(), np.empty((len(indicator.kind.writes), 0))
+    return indicator.kind.kernel(_plain(memory), *given, *indicator.params)
+
+
+def calculate(indicators: Iterable[Indicator], candles: Candles) -> dict[str, Floats]:
+    """Every output of `indicators` over whole candles, by column name; whatever they share is calculated once."""
+    wanted = tuple(indicators)
+    needed = closure(wanted)
+    known = columns(candles, {read for indicator in needed for read in indicator.reads if isinstance(read, str)})
+    for indicator in needed:
+        _, outputs = run(indicator, indicator.memory, inputs(indicator, known))
+        known.update(zip(indicator.columns, outputs, strict=True))
+    return {name: known[name] for indicator in wanted for name in indicator.columns}
+
+
+def inputs(indicator: Indicator, known: Mapping[str, Floats]) -> list[Floats]:
+    """The arrays of `indicator.reads` among known columns, by name."""
+    return [known[read if isinstance(read, str) else read.name] for read in indicator.reads]
+
+
+def columns(candles: Candles, names: Iterable[str], previous_close: float = np.nan) -> dict[str, Floats]:
+    """The columns of SOURCES that are named. `previous_close` is that of the bar before the first, NaN if there is none."""
+    return {name: _column(candles, name, previous_close) for name in names}
+
+
+def _column(candles: Candles, name: str, previous_close: float) -> Floats:
+    if name not in SOURCES:
+        raise ValueError(f"column {name!r} is not known: use one of {', '.join(SOURCES)}")
+    if name not in ("rise", "fall"):
+        column: Floats = getattr(candles, name)
+        return column
+    later, change = candles.close, np.empty(len(candles))
+    if len(candles):
+        change[0] = later[0] - previous_close
+        np.subtract(later[1:], later[:-1], out=change[1:])
+    return np.maximum(change if name == "rise" else -change, 0.0)
+
+
+def _checked(indicator: Indicator, column: Floats, bars: int) -> Floats:
+    if column.dtype != np.float64 or column.shape != (bars,):
+        raise ValueError(f"{indicator}: columns must be float64 of shape ({bars},), got {column.dtype} of shape {column.shape}")
+    return _plain(column)
+
+
+def _plain(array: Floats) -> Floats:
+    """`array` as kernels are compiled for: contiguous and writable. A copy if it is not; another layout would compile anew."""
+    flags = array.flags
+    return array if flags.c_contiguous and flags.writeable else array.copy()

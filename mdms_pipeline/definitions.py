@@ -1,0 +1,36 @@
+"""What Dagster loads: the assets of the catalog, of the screens and of the universe, with checks, schedules and resources."""
+
+import dagster as dg
+
+from mdms_pipeline.defs.candles import candles, checks, fresh
+from mdms_pipeline.defs.indicators import indicator_assets
+from mdms_pipeline.defs.refresh import refresh_job, schedule
+from mdms_pipeline.defs.resources import Mdms, resources
+from mdms_pipeline.defs.screens import ranking_asset, screen_results_asset
+from mdms_pipeline.defs.universe import symbols
+from mdms_pipeline.screen.look import screens_of
+from mdms_pipeline.settings import Settings
+from mdms_pipeline.vocabulary import stored
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """The project as the environment sets it."""
+    return build(Mdms(Settings.load()))
+
+
+def build(mdms: Mdms) -> dg.Definitions:
+    """The project with these settings, this exchange and this clock."""
+    settings = mdms.settings
+    screens = list(screens_of(settings).screens.values())
+    indicators = indicator_assets(stored(expression for screen in screens for expression in screen.expressions))
+    grid = [candles, *indicators, screen_results_asset(screens)]
+    names = [asset.key.to_user_string() for asset in grid]
+    return dg.Definitions(
+        assets=[symbols, *grid, *map(ranking_asset, screens)],
+        asset_checks=[*checks, fresh],
+        jobs=[refresh_job()],
+        schedules=[schedule(name, names, screens) for name in settings.timeframes],
+        resources=resources(mdms),
+        executor=dg.in_process_executor,
+    )

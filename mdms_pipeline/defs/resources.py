@@ -1,0 +1,59 @@
+"""What assets are handed: the warehouse, the exchange and the settings."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+from dagster_duckdb import DuckDBResource
+
+from mdms_pipeline.collect.client import Exchange, connect
+from mdms_pipeline.progress import Progress, unwatched
+from mdms_pipeline.settings import Settings
+from mdms_pipeline.store import Warehouse
+
+
+class WarehouseResource(DuckDBResource):
+    """dagster-duckdb's resource, made safe: one lock for writers, closed on every path, one transaction per write, readers read-only."""
+
+    exchange: str
+    memory_mb: int = 500
+
+    @property
+    def warehouse(self) -> Warehouse:
+        return Warehouse(Path(self.database), self.exchange, self.memory_mb)
+
+    @contextmanager
+    def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection in a transaction that is stored when the block ends and rolled back when it raises."""
+        with self.warehouse.write() as connection:
+            yield connection
+
+    @contextmanager
+    def get_reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A read-only connection."""
+        with self.warehouse.read() as connection:
+            yield connection
+
+
+@dataclass(frozen=True)
+class Mdms:
+    """What the project is set to, and what it needs from outside: the exchange, the clock, somebody who watches."""
+
+    settings: Settings
+    clock: Callable[[], float] = time.time
+    progress: Progress = unwatched
+    exchange: Callable[[], Exchange] | None = None  # None: the one that the settings name
+
+    def connect(self) -> Exchange:
+        return self.exchange() if self.exchange else connect(self.settings.exchange_url, self.clock)
+
+
+def resources(mdms: Mdms) -> dict[str, object]:
+    settings = mdms.settings
+    return {
+        "warehouse": WarehouseResource(database=str(settings.warehouse), exchange=settings.exchange_url, memory_mb=settings.memory_mb),
+        "mdms": mdms,
+    }

@@ -1,0 +1,107 @@
+"""`screen_results`: every symbol judged by every screen. Below it one ranking per screen, as a table and a picture."""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+from matplotlib.figure import Figure
+
+from mdms_pipeline.defs.grid import GRID, OWNERS, by_timeframe, newest, partitions_of, tell
+from mdms_pipeline.defs.resources import WarehouseResource
+from mdms_pipeline.market import iso, kst, utc
+from mdms_pipeline.screen.judge import ScreenResult
+from mdms_pipeline.screen.load import Screen
+from mdms_pipeline.screen.look import Ranked, ranking, screen_all
+from mdms_pipeline.vocabulary import tables
+
+
+def screen_results_asset(screens: Sequence[Screen]) -> dg.AssetsDefinition:
+    """The asset that judges all symbols by these screens; its edges are what their rules read."""
+    edges = sorted({table for screen in screens for table in tables((*screen.series, *screen.calls))} | {"candles"})
+
+    @dg.asset(
+        group_name="screen", kinds={"duckdb"}, owners=OWNERS, deps=edges, partitions_def=GRID, backfill_policy=dg.BackfillPolicy.single_run(),
+        metadata={"dagster/table_name": "screen_results"},
+    )  # fmt: skip
+    def screen_results(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult[None]:
+        """What each screen says of each symbol at its timeframe's newest slot: the verdict, and the value of every clause."""
+        store = warehouse.warehouse
+        rows = 0
+        for name, symbols in by_timeframe(partitions_of(context)).items():
+            done = screen_all(store, [screen for screen in screens if screen.timeframe.name == name], name, context.run_id)
+            rows += done.rows
+            tell(context, {(symbol, name): _told(symbol, done.results) for symbol in symbols})
+        return dg.MaterializeResult(metadata={"rows_changed": rows})
+
+    return screen_results
+
+
+def _told(symbol: str, results: Sequence[ScreenResult]) -> dict[str, Any]:
+    outcomes = {result.screen: next((row.outcome for row in result.rows if row.symbol == symbol), "not in universe") for result in results}
+    at = max((result.at for result in results), default=None)
+    return {**{screen: str(outcome) for screen, outcome in outcomes.items()}, **newest(at)}
+
+
+def ranking_asset(screen: Screen) -> dg.AssetsDefinition:
+    """The ranking of one screen."""
+
+    @dg.asset(
+        name=screen.name,
+        group_name="rankings",
+        kinds={"duckdb"},
+        owners=OWNERS,
+        description=f"{screen.title}. {screen.description.strip()}\n\n" + "\n".join(f"- `{rule}`" for rule in screen.where),
+        deps=["screen_results"],
+        metadata={"dagster/table_name": "screen_results"},
+    )
+    def asset(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult[None]:
+        with warehouse.get_reader() as connection:
+            found = ranking(connection, screen)
+        return dg.MaterializeResult(metadata=_ranking_metadata(screen, found))
+
+    return asset
+
+
+def _ranking_metadata(screen: Screen, found: Ranked | None) -> dict[str, Any]:
+    if found is None:
+        return {"instant": "never screened", "passed": 0}
+    return {
+        "instant": iso(found.at),
+        "instant_kst": kst(found.at),
+        "passed": found.passed,
+        "judged": found.judged,
+        "ranking": dg.MetadataValue.md(ranking_table(screen, found)),
+        "picture": dg.MetadataValue.md(
+            f"![{screen.title}](data:image/png;base64,{base64.b64encode(ranking_picture(screen, found)).decode()})"
+        ),
+    }
+
+
+def ranking_table(screen: Screen, found: Ranked) -> str:
+    """The ranking in Markdown: place, market, and the values that decided."""
+    head = ["", "market", "", *found.shown, "bars old", "unstable"]
+    lines = [[str(row.place), row.symbol, row.korean_name, *(_number(row.values.get(name)) for name in found.shown), str(row.age), row.unstable or ""]
+             for row in found.rows]  # fmt: skip
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["-"] * len(head), *lines))
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:,.6g}"
+
+
+def ranking_picture(screen: Screen, found: Ranked) -> bytes:
+    """The ranking as a PNG bar chart of its rank values."""
+    rows = found.rows[:20]
+    figure = Figure(figsize=(7, 0.6 + 0.3 * max(len(rows), 1)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh([row.symbol for row in rows][::-1], [row.rank_value or 0.0 for row in rows][::-1], color="#3b6fb6")
+    axes.set_title(f"{screen.title}, {utc(found.at)}", loc="left", fontsize=10)
+    axes.set_xlabel(str(screen.rank), fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    if not rows:
+        axes.text(0.5, 0.5, "no market passes", ha="center", va="center", transform=axes.transAxes)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=80)
+    return picture.getvalue()

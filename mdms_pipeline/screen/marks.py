@@ -1,0 +1,70 @@
+"""YAML whose every value knows its line, so that errors can name it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+Place = tuple[str | int, ...]  # ("where", 1) is the second clause
+
+
+class YamlError(ValueError):
+    """The text is not YAML that can be used; `line` counts from 1."""
+
+    def __init__(self, line: int, problem: str) -> None:
+        self.line, self.problem = line, problem
+        super().__init__(f"line {line}: {problem}")
+
+
+@dataclass
+class Marks:
+    """Where each place of a YAML text is, in lines from 1."""
+
+    lines: dict[Place, int] = field(default_factory=dict)  # of the key or the list item
+    texts: dict[Place, int] = field(default_factory=dict)  # of the first line of a value's own text
+
+    def line(self, place: Place) -> int:
+        """The line of `place`, or of the nearest place around it where it is absent."""
+        while place not in self.lines and place:
+            place = place[:-1]
+        return self.lines.get(place, 1)
+
+
+def read_yaml(text: str) -> tuple[Any, Marks]:
+    """What `text` says and where; YamlError if it cannot be read, holds itself, or has a key twice."""
+    marks = Marks()
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None, marks
+        _mark(root, (), root.start_mark.line + 1, marks)
+        return loader.construct_document(root), marks
+    except YamlError:
+        raise
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise YamlError(mark.line + 1 if mark else 1, error.problem or "this is not YAML") from None
+    except RecursionError:
+        raise YamlError(1, "this is nested too deep, or holds itself") from None
+    except (yaml.YAMLError, ValueError) as error:  # a character that YAML has not, or a scalar like 2026-13-45
+        raise YamlError(1, str(error).splitlines()[0]) from None
+
+
+def _mark(node: yaml.Node, place: Place, line: int, marks: Marks) -> None:
+    """Note `node`, which is at `place` on `line`, and all below it."""
+    marks.lines[place] = line
+    marks.texts[place] = node.start_mark.line + 1 + (isinstance(node, yaml.ScalarNode) and node.style in ("|", ">"))
+    if isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            _mark(item, (*place, i), item.start_mark.line + 1, marks)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            key_line = key.start_mark.line + 1
+            if key.tag != "tag:yaml.org,2002:str":
+                raise YamlError(key_line, f"a key must be a word, this is {key.value!r}")
+            if (*place, key.value) in marks.lines:
+                raise YamlError(key_line, f"the key {key.value!r} is here for the second time")
+            _mark(value, (*place, key.value), key_line, marks)

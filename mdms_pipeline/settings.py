@@ -1,0 +1,118 @@
+"""Every setting, typed, from the environment. The README's table and `mdms --help` are held to this file by tests."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdms_pipeline.market import TIMEFRAMES, check_symbol, timeframe
+
+SANDBOX = "sandbox"
+UPBIT = "https://api.upbit.com"
+
+
+class SettingError(ValueError):
+    """A setting that cannot be: the message names it, its value and the remedy."""
+
+
+# name -> (default, meaning)
+SETTINGS: dict[str, tuple[str, str]] = {
+    "MDMS_HOME": (".mdms", "folder of the warehouse `mdms.duckdb` and of Dagster's home"),
+    "MDMS_EXCHANGE_URL": (UPBIT, "the exchange; `sandbox` is the embedded one"),
+    "MDMS_TIMEFRAMES": ("1d,4h,1h", f"timeframes kept, out of {' '.join(TIMEFRAMES)}"),
+    "MDMS_SYMBOLS": ("top:120", "a list such as `KRW-BTC,KRW-ETH`, or `top:N` by 24 h turnover"),
+    "MDMS_HISTORY": ("1000", "candles per symbol and timeframe"),
+    "MDMS_MEMORY_MB": ("500", "memory that chunks, caches and DuckDB may take, in MB (200 at the least)"),
+    "MDMS_EXTENSIONS": ("", "folder with `indicators/*.py` and `screens/*.yaml` of your own"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    home: Path
+    exchange_url: str
+    timeframes: tuple[str, ...]  # finest first
+    symbols: tuple[str, ...]  # empty: the `top` by turnover
+    top: int
+    history: int
+    memory_mb: int
+    extensions: Path | None
+
+    @property
+    def universe(self) -> str:
+        """The setting MDMS_SYMBOLS in its normal form."""
+        return ",".join(self.symbols) or f"top:{self.top}"
+
+    @property
+    def warehouse(self) -> Path:
+        return self.home / "mdms.duckdb"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.home / "dagster"
+
+    @classmethod
+    def load(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Settings from `environment` (the process's own when None). Raises SettingError."""
+        given = os.environ if environment is None else environment
+        text = {name: given.get(name, "").strip() or default for name, (default, _) in SETTINGS.items()}
+        symbols, top = _symbols(text["MDMS_SYMBOLS"])
+        return cls(
+            home=Path(text["MDMS_HOME"]).expanduser().absolute(),
+            exchange_url=_url(text["MDMS_EXCHANGE_URL"]),
+            timeframes=_timeframes(text["MDMS_TIMEFRAMES"]),
+            symbols=symbols,
+            top=top,
+            history=_whole("MDMS_HISTORY", text["MDMS_HISTORY"], 1),
+            memory_mb=_whole("MDMS_MEMORY_MB", text["MDMS_MEMORY_MB"], 200),
+            extensions=_folder("MDMS_EXTENSIONS", text["MDMS_EXTENSIONS"]),
+        )
+
+
+def _whole(name: str, text: str, least: int) -> int:
+    if not re.fullmatch(r"\d+", text) or int(text) < least:
+        raise SettingError(f"{name}={text!r}: must be a whole number >= {least}, {SETTINGS[name][1]}")
+    return int(text)
+
+
+def _url(text: str) -> str:
+    if text != SANDBOX and not re.match(r"https?://[^/\s]+", text):
+        raise SettingError(f"MDMS_EXCHANGE_URL={text!r}: must be an http(s) address such as {UPBIT}, or the word {SANDBOX}")
+    return text.rstrip("/")
+
+
+def _timeframes(text: str) -> tuple[str, ...]:
+    names = {name.strip() for name in text.split(",") if name.strip()}
+    try:
+        known = [timeframe(name).name for name in names]
+    except ValueError as error:
+        raise SettingError(f"MDMS_TIMEFRAMES={text!r}: {error}") from None
+    if not known:
+        raise SettingError(f"MDMS_TIMEFRAMES={text!r}: name at least one of {', '.join(TIMEFRAMES)}")
+    return tuple(sorted(known, key=list(TIMEFRAMES).index))
+
+
+def _symbols(text: str) -> tuple[tuple[str, ...], int]:
+    if text.startswith("top:"):
+        if not re.fullmatch(r"top:[1-9]\d*", text):
+            raise SettingError(f"MDMS_SYMBOLS={text!r}: write top:N with a whole number N >= 1, for example top:120")
+        return (), int(text[4:])
+    try:
+        symbols = tuple(dict.fromkeys(check_symbol(part.strip()) for part in text.split(",") if part.strip()))
+    except ValueError as error:
+        raise SettingError(f"MDMS_SYMBOLS={text!r}: {error}, or top:120") from None
+    if not symbols:
+        raise SettingError(f"MDMS_SYMBOLS={text!r}: name at least one market such as KRW-BTC, or top:120")
+    return symbols, 0
+
+
+def _folder(name: str, text: str) -> Path | None:
+    if not text:
+        return None
+    folder = Path(text).expanduser().absolute()
+    if not folder.is_dir():
+        raise SettingError(f"{name}={text!r}: there is no such folder: make it, or leave the setting out")
+    return folder

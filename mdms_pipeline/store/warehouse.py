@@ -1,0 +1,153 @@
+"""The warehouse file: who may open it, when, and what happens when it goes wrong.
+
+DuckDB lets one process write a file, and shuts everybody else out while it does. So transactions, not runs, are serialised: one
+operating-system lock beside the file, shared by readers, exclusive for a writer, held for milliseconds. A notebook or the DuckDB shell takes
+no such lock; a short retry with jitter gets past those.
+
+    StoreError
+    ├── WarehouseBusy      the lock, or the file, was not free within the deadline
+    └── WrongExchange      the warehouse holds the candles of another exchange
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from mdms_pipeline.store import schema
+
+DEADLINE = 120.0  # seconds that a transaction waits for its turn
+FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.1  # seconds between two tries; each is drawn at random up to a bound that doubles
+
+
+class StoreError(Exception):
+    """The warehouse could not be used; the message says what to do."""
+
+
+class WarehouseBusy(StoreError):
+    """Another process kept the warehouse longer than the deadline."""
+
+
+class WrongExchange(StoreError):
+    """Candles of two exchanges never mix in one warehouse."""
+
+
+class Warehouse:
+    """One DuckDB file. Connections live for one `with` block; nothing stays open between two."""
+
+    def __init__(self, path: Path, exchange: str, memory_mb: int = 500, deadline: float = DEADLINE) -> None:
+        self.path = path
+        self.exchange = exchange
+        self.deadline = deadline
+        self.memory_mb = memory_mb
+        self._config: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": f"{memory_mb // 2}MB",
+            "threads": min(4, os.cpu_count() or 1),
+            "temp_directory": str(path.parent / "tmp"),
+        }
+        self._make()
+
+    @contextmanager
+    def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A read-only connection; what it sees does not change while it is open."""
+        with self._turn(fcntl.LOCK_SH), self._connection(read_only=True) as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """One transaction: all of the block is stored when it ends, none of it when it raises."""
+        with self._turn(fcntl.LOCK_EX), self._connection(read_only=False) as connection:
+            connection.begin()
+            try:
+                yield connection
+                connection.commit()
+            except BaseException as error:
+                _roll_back(connection)
+                if isinstance(error, duckdb.Error) and "No space left" in str(error):
+                    raise StoreError(f"no space left on the disk of {self.path}: nothing was stored; free some and run again") from error
+                raise
+
+    def _make(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._turn(fcntl.LOCK_SH):
+                exists = self.path.exists() and self.path.stat().st_size > 0
+        except OSError as error:
+            raise StoreError(f"MDMS_HOME {self.path.parent} cannot be written: {error.strerror}; name a folder that can") from None
+        if exists:
+            with self.read() as connection:
+                held = schema.held(connection)
+        else:
+            held = None
+        if held is None or held.version != schema.VERSION:
+            with self.write() as connection:
+                held = schema.make(connection, self.exchange)
+        if held.exchange != self.exchange:
+            raise WrongExchange(
+                f"warehouse {self.path} holds candles of {held.exchange}, not of {self.exchange}: "
+                f"set MDMS_EXCHANGE_URL={held.exchange}, or MDMS_HOME to another folder"
+            )
+
+    @contextmanager
+    def _turn(self, kind: int) -> Iterator[None]:
+        """Hold the lock file, shared or exclusive. The operating system frees it when a process dies."""
+        handle = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            for _ in _tries(self.deadline):
+                try:
+                    fcntl.flock(handle, kind | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    continue
+            else:
+                raise WarehouseBusy(f"warehouse {self.path} was busy for {self.deadline:.0f} s: another process holds it; try again later")
+            yield
+        finally:
+            os.close(handle)
+
+    @contextmanager
+    def _connection(self, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        connection = self._connect(read_only)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def _connect(self, read_only: bool) -> duckdb.DuckDBPyConnection:
+        last: Exception | None = None
+        for _ in _tries(self.deadline):
+            try:
+                return duckdb.connect(self.path, read_only=read_only, config=self._config)
+            except duckdb.IOException as error:  # a reader outside of our lock has it open
+                last = error
+                if "lock" not in str(error):
+                    raise StoreError(f"warehouse {self.path} cannot be opened: {error}") from error
+            except duckdb.ConnectionException as error:  # this process has it open otherwise
+                last = error
+        raise WarehouseBusy(f"warehouse {self.path} was busy for {self.deadline:.0f} s: close what has it open ({last})") from last
+
+
+def _tries(deadline: float) -> Iterator[int]:
+    """Count tries until `deadline` seconds have passed, pausing at random between two so that waiters do not march in step."""
+    start, pause, count = time.monotonic(), FIRST_PAUSE, 0
+    while True:
+        yield count
+        if time.monotonic() - start > deadline:
+            return
+        time.sleep(random.uniform(0, pause))
+        pause = min(2 * pause, LONGEST_PAUSE)
+        count += 1
+
+
+def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:
+    try:
+        connection.rollback()
+    except duckdb.Error:
+        return  # a failed commit has rolled back already; the first error is the one to tell
