@@ -23,7 +23,9 @@ from mdms_pipeline.settings import SETTINGS, SettingError, Settings
 
 OUT, ERR = Console(), Console(stderr=True)
 PARTLY = 3  # exit code: done, but some markets failed
-SETTINGS_HELP = "\n\n\b\nSettings, from the environment:\n" + "\n".join(f"  {name} = {default or '(none)'}: {what}" for name, (default, what) in SETTINGS.items())
+SETTINGS_HELP = "\n\n\b\nSettings, from the environment:\n" + "\n".join(
+    f"  {name} = {default or '(none)'}: {what}" for name, (default, what) in SETTINGS.items()
+)
 
 
 class Commands(click.Group):
@@ -70,7 +72,14 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for p
 @contextmanager
 def watched(quiet: bool) -> Iterator[Callable[[str, int], Any]]:
     """A progress bar per step on stderr; nothing where stderr is no terminal, or `quiet`."""
-    columns = (SpinnerColumn(), TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=ERR, disable=quiet or not ERR.is_terminal, transient=True) as bars:
 
         @contextmanager
@@ -127,3 +136,492 @@ def run(only_plan: bool, as_json: bool) -> None:
     if done.error:
         raise UserError(done.error)
     sys.exit(1 if loaded.errors else PARTLY if report["failed"] else 0)
+
+
+def _report(warehouse: Any, done: Any, screens: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a run has to say, as JSON holds it."""
+    from mdms_pipeline.screen.look import ranking
+    from mdms_pipeline.store.candles import FAILED, QUARANTINED, standings
+    from mdms_pipeline.store.journal import work_of
+
+    with warehouse.read() as connection:
+        work = [entry for run_id in done.run_ids for entry in work_of(connection, run_id)]
+        bad = [standing for standing in standings(connection).values() if standing.state in (FAILED, QUARANTINED)]
+        rankings = {name: (screen, ranking(connection, screen)) for name, screen in screens.items()}
+    return {
+        "due": dict(done.due),
+        "runs": list(done.run_ids),
+        "succeeded": done.succeeded,
+        "seconds": round(done.seconds, 2),
+        "steps": _steps(work),
+        "failed": {f"{standing.symbol} {standing.timeframe}": f"{standing.state}: {standing.reason}" for standing in bad},
+        "rankings": {name: _ranking_json(screen, found) for name, (screen, found) in rankings.items()},
+    }
+
+
+def _steps(work: Sequence[Any]) -> list[dict[str, Any]]:
+    """Totals by step over all timeframes, in the order in which they ran. The candles of all timeframes are collected together."""
+    totals: dict[str, dict[str, Any]] = {}
+    for entry in work:
+        total = totals.setdefault(entry.step, {"step": entry.step, "rows": 0, "requests": 0, "seconds": 0.0, **dict.fromkeys(MODES, 0)})
+        together = entry.step == "candles"
+        total["seconds"] = round(max(total["seconds"], entry.seconds) if together else total["seconds"] + entry.seconds, 3)
+        total["requests"] = max(total["requests"], entry.requests)
+        total["rows"] += entry.rows
+        for mode in MODES:
+            total[mode] += getattr(entry, mode)
+    return list(totals.values())
+
+
+MODES = ("hit", "incremental", "from_start", "skipped", "failed")
+
+
+def _ranking_json(screen: Any, found: Any) -> dict[str, Any]:
+    if found is None:
+        return {"title": screen.title, "timeframe": screen.timeframe.name, "at": None, "outcomes": {}, "rows": []}
+    from mdms_pipeline.market import iso
+
+    rows = [
+        {"place": row.place, "symbol": row.symbol, "korean_name": row.korean_name, "english_name": row.english_name, "age": row.age,
+         "unstable": row.unstable, "rank": row.rank_value, "turnover": row.turnover, "values": dict(row.values)}
+        for row in found.rows
+    ]  # fmt: skip
+    outcomes = {str(outcome): count for outcome, count in found.outcomes.items()}
+    return {"title": screen.title, "timeframe": screen.timeframe.name, "at": iso(found.at), "outcomes": outcomes, "rows": rows}
+
+
+def _show_run(settings: Settings, report: Mapping[str, Any]) -> None:
+    if not report["runs"]:
+        OUT.print(
+            f"Nothing is due: every market is collected, calculated and screened up to its newest closed candle ({report['seconds']} s)."
+        )
+        _show_rankings(report["rankings"])
+        return
+    for frame, why in report["due"].items():
+        OUT.print(f"[bold]{frame}[/bold] was due: {why}")
+    _show_rankings(report["rankings"])
+    table = Table(title="What was done", title_justify="left")
+    for name in ("step", "rows", "requests", *MODES, "seconds"):
+        table.add_column(name.replace("_", " "), justify="left" if name == "step" else "right")
+    for step in report["steps"]:
+        table.add_row(
+            step["step"],
+            f"{step['rows']:,}",
+            str(step["requests"] or ""),
+            *(str(step[mode] or "") for mode in MODES),
+            f"{step['seconds']:.2f}",
+        )
+    OUT.print(table)
+    OUT.print(f"{report['seconds']} s in all; Dagster run {', '.join(report['runs'])}")
+    _show_failed(report["failed"])
+    OUT.print(_next_steps(settings))
+
+
+def _show_rankings(rankings: Mapping[str, Any]) -> None:
+    for name, ranking in rankings.items():
+        _show_ranking(name, ranking)
+
+
+def _show_ranking(name: str, ranking: Mapping[str, Any]) -> None:
+    if ranking["at"] is None:
+        OUT.print(f"[bold]{ranking['title']}[/bold] ({name}) was never screened: run `mdms run`")
+        return
+    from mdms_pipeline.market import instant
+
+    at = instant(ranking["at"])
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(ranking["outcomes"].items(), key=lambda item: -item[1]))
+    title = f"{ranking['title']} ({name}, {ranking['timeframe']}) at {utc(at)} = {kst(at)}: {outcomes}"
+    rows = ranking["rows"]
+    table = Table(title=title, title_justify="left", title_style="bold")
+    shown = list(rows[0]["values"]) if rows else []
+    for column in (
+        "",
+        "market",
+        "name",
+        *shown,
+        *(["bars old"] if any(row["age"] for row in rows) else []),
+        *(["unstable"] if any(row["unstable"] for row in rows) else []),
+    ):
+        table.add_column(column, justify="left" if column in ("market", "name", "unstable") else "right", overflow="fold")
+    for row in rows:
+        cells = [str(row["place"]), row["symbol"], row["korean_name"], *(_number(row["values"].get(text)) for text in shown)]
+        cells += [str(row["age"])] if any(other["age"] for other in rows) else []
+        cells += [row["unstable"] or ""] if any(other["unstable"] for other in rows) else []
+        table.add_row(*cells)
+    OUT.print(table if rows else title)
+    if not rows:
+        OUT.print("  no market passes")
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "?"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _show_failed(failed: Mapping[str, str]) -> None:
+    if failed:
+        OUT.print(f"[bold red]{len(failed)} not collected[/bold red]; the others are not held back by them:")
+        for partition, why in list(failed.items())[:20]:
+            OUT.print(f"  {partition}: {why}", highlight=False)
+        if len(failed) > 20:
+            OUT.print(f"  and {len(failed) - 20} more: see `mdms status`")
+
+
+def _next_steps(settings: Settings) -> str:
+    mdms = "mdms" if "VIRTUAL_ENV" in os.environ else str(Path(sys.executable).parent / "mdms")
+    with_settings = " ".join(f"{name}={os.environ[name]}" for name in SETTINGS if os.environ.get(name))
+    prefix = f"{with_settings} " if with_settings else ""
+    return (
+        "\nNext, try\n"
+        f"  {prefix}{mdms} why KRW-BTC pullback_in_uptrend\n"
+        f"  {prefix}{mdms} run            (again: nothing is due within the same candle)\n"
+        f"  {prefix}{mdms} status\n"
+        f"  {prefix}make dev              (the same as an asset graph in Dagster's UI)"
+    )
+
+
+# ---- the layers one by one, without Dagster
+
+
+symbol_option = click.option("--symbol", "symbols", multiple=True, help="Only this market; may be repeated.")
+timeframe_option = click.option("--timeframe", "timeframes", multiple=True, help="Only this timeframe; may be repeated.")
+
+
+def _chosen(settings: Settings, warehouse: Any, symbols: Sequence[str], timeframes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The markets and timeframes meant, else UserError naming what is not collected."""
+    from mdms_pipeline.store.universe import universe
+
+    with warehouse.read() as connection:
+        collected = universe(connection)
+    for symbol in symbols:
+        if symbol not in collected:
+            raise UserError(
+                f"symbol {symbol!r} is not collected{_hint(symbol, collected)}; MDMS_SYMBOLS={settings.universe} says which are"
+            )
+    for name in timeframes:
+        if name not in TIMEFRAMES:
+            raise UserError(f"timeframe {name!r} is not known: use one of {', '.join(TIMEFRAMES)}")
+        if name not in settings.timeframes:
+            raise UserError(f"timeframe {name!r} is not kept: MDMS_TIMEFRAMES={','.join(settings.timeframes)} says which are")
+    return list(symbols) or collected, list(timeframes) or list(settings.timeframes)
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f": did you mean {' or '.join(near)}?" if near else ""
+
+
+@main.command()
+@symbol_option
+@timeframe_option
+@as_json
+def collect(symbols: Sequence[str], timeframes: Sequence[str], as_json: bool) -> None:
+    """Layer 1 alone: update the universe, and collect what is missing up to the newest closed candle."""
+    from mdms_pipeline.collect.client import connect
+    from mdms_pipeline.collect.fill import fill
+    from mdms_pipeline.collect.universe import update_universe
+
+    settings = Settings.load()
+    warehouse = _warehouse(settings)
+
+    async def work() -> Any:
+        async with connect(settings.exchange_url) as exchange:
+            await update_universe(exchange, warehouse, settings)
+            markets, frames = _chosen(settings, warehouse, symbols, timeframes)
+            partitions = [(symbol, name) for name in sorted(frames, key=list(TIMEFRAMES).index) for symbol in sorted(markets)]
+            with watched(as_json) as progress, progress("candles", len(partitions)) as advanced:
+                return await fill(exchange, warehouse, partitions, settings.history, progress=advanced)
+
+    filled = asyncio.run(work())
+    failed = {" ".join(partition): filled.reasons[partition] for partition in filled.failed()}
+    states = dict(Counter(filled.states.values()).most_common())
+    candles = sum(filled.candles.values())
+    if as_json:
+        _print_json(
+            {"candles": candles, "requests": filled.requests, "seconds": round(filled.seconds, 2), "states": states, "failed": failed}
+        )
+    else:
+        OUT.print(
+            f"{candles:,} candles in {filled.requests} requests, {filled.seconds:.1f} s; {', '.join(f'{n} {state}' for state, n in states.items())}"
+        )
+        _show_failed(failed)
+    if failed and len(failed) == len(filled.states):
+        raise UserError(f"no market could be collected: {next(iter(failed.values()))}")
+    sys.exit(PARTLY if failed else 0)
+
+
+@main.command()
+@symbol_option
+@timeframe_option
+@as_json
+def calculate(symbols: Sequence[str], timeframes: Sequence[str], as_json: bool) -> None:
+    """Layer 2 alone: bring every kept indicator up to the stored candles."""
+    from mdms_pipeline.calculate.advance import advance
+    from mdms_pipeline.calculate.catalog import KINDS
+    from mdms_pipeline.screen.look import screens_of
+    from mdms_pipeline.vocabulary import stored
+
+    settings = Settings.load()
+    warehouse = _warehouse(settings)
+    screens = screens_of(settings).screens.values()
+    kept = stored(expression for screen in screens for expression in screen.expressions)
+    markets, frames = _chosen(settings, warehouse, symbols, timeframes)
+    done = []
+    with watched(as_json) as progress:
+        for kind in KINDS.values():
+            mine = [indicator for indicator in kept if indicator.kind is kind]
+            with progress(kind.name, len(markets) * len(frames)) as advanced:
+                done += [advance(warehouse, mine, name, markets, progress=advanced) for name in frames if mine]
+    rows = [
+        {"indicator": step.kind, "timeframe": step.timeframe, **{mode: step.count(mode) for mode in ("hit", "incremental", "from start", "skipped")},
+         "rows": sum(step.rows.values()), "seconds": round(step.seconds, 3), "why": step.why}
+        for step in done
+    ]  # fmt: skip
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table()
+    for name in rows[0] if rows else ():
+        table.add_column(name, justify="left" if name in ("indicator", "timeframe", "why") else "right")
+    for row in rows:
+        table.add_row(
+            *(
+                ", ".join(f"{n} {reason}" for reason, n in row["why"].items()) if name == "why" else str(value or "")
+                for name, value in row.items()
+            )
+        )
+    OUT.print(table)
+
+
+def _screen_named(settings: Settings, name: str) -> Any:
+    from mdms_pipeline.screen.look import screens_of
+
+    loaded = screens_of(settings)
+    if name in loaded.screens:
+        return loaded.screens[name]
+    broken = [error for error in loaded.errors if error.file.stem == name]
+    if broken:
+        raise UserError("\n".join(map(str, broken)))
+    raise UserError(f"screen {name!r} is not known{_hint(name, list(loaded.screens))}; there are {', '.join(loaded.screens)}")
+
+
+@main.command()
+@click.argument("name", required=False)
+@as_json
+def screen(name: str | None, as_json: bool) -> None:
+    """Layer 3 alone: screen the stored candles and indicators, by one screen or all, and show the rankings."""
+    from mdms_pipeline.screen.look import instant_of, ranking, screen_all, screens_of
+
+    settings = Settings.load()
+    loaded = screens_of(settings)
+    chosen = [_screen_named(settings, name)] if name else list(loaded.screens.values())
+    warehouse = _warehouse(settings)
+    for frame in dict.fromkeys(screen.timeframe.name for screen in chosen):
+        screen_all(warehouse, [screen for screen in chosen if screen.timeframe.name == frame], frame)
+    with warehouse.read() as connection:
+        rankings = {screen.name: _ranking_json(screen, ranking(connection, screen)) for screen in chosen}
+    if as_json:
+        _print_json(rankings)
+    else:
+        _show_rankings(rankings)
+    import time
+
+    from mdms_pipeline.market import iso
+
+    for screen in chosen:
+        at, newest = rankings[screen.name]["at"], iso(instant_of(screen, time.time()))
+        if at != newest:
+            click.echo(f"mdms: {screen.name} stands on the candle of {at}; that of {newest} has closed since: run `mdms run`", err=True)
+    for error in loaded.errors if name is None else ():
+        click.echo(f"mdms: {error}", err=True)
+    sys.exit(1 if name is None and loaded.errors else 0)
+
+
+@main.command()
+@click.argument("symbol")
+@click.argument("name", metavar="SCREEN")
+@as_json
+def why(symbol: str, name: str, as_json: bool) -> None:
+    """Why a market passes a screen or does not: every part of every rule with its value."""
+    from mdms_pipeline.screen.judge import judge
+    from mdms_pipeline.screen.judge import why as explained
+    from mdms_pipeline.screen.look import candidates, instant_of
+    from mdms_pipeline.store.candles import last_checked
+    from mdms_pipeline.vocabulary import indicator_of
+
+    settings = Settings.load()
+    screen, warehouse = _screen_named(settings, name), _warehouse(settings)
+    _chosen(settings, warehouse, [symbol], [])
+    with warehouse.read() as connection:
+        now = last_checked(connection, screen.timeframe.name)
+        if now is None:
+            raise UserError(f"{screen.timeframe} candles were never collected: run `mdms run`")
+        at = instant_of(screen, now)
+        found = candidates(connection, screen, at, [symbol])
+    row = next(
+        row
+        for row in judge(screen, at, found, {call: indicator_of(call).stable_after for call in screen.calls}).rows
+        if row.symbol == symbol
+    )
+    parts = explained(screen, found[0])
+    if as_json:
+        _print_json({"symbol": symbol, "screen": name, "at": utc(at), "outcome": str(row.outcome), "reason": row.reason, "age": row.age,
+                     "unstable": list(row.unstable), "parts": [part.as_dict() for part in parts]})  # fmt: skip
+        return
+    OUT.print(
+        f"[bold]{symbol}[/bold] {row.outcome} {screen.title} ({screen.timeframe}) at {utc(at)} = {kst(at)}"
+        + (f": {row.reason}" if row.reason else "")
+    )
+    for part in parts[: len(screen.where)]:
+        OUT.print(str(part), highlight=False)
+    OUT.print("[dim]rank and columns[/dim]")
+    for part in parts[len(screen.where) :]:
+        OUT.print(str(part), highlight=False)
+    if row.unstable:
+        OUT.print(f"[yellow]{', '.join(row.unstable)} still shows its seed: too few candles are stored for it[/yellow]")
+
+
+# ---- what there is, and what would be done
+
+
+@main.command()
+@click.argument("indicators", nargs=-1)
+@as_json
+def plan(indicators: Sequence[str], as_json: bool) -> None:
+    """What a run would do, for these indicators and all that they read: mdms plan 'rsi(14)' macd."""
+    from mdms_pipeline.plan import plan_run
+    from mdms_pipeline.vocabulary import load_extensions, parse_indicator
+
+    settings = Settings.load()
+    load_extensions(settings.extensions)
+    try:
+        wanted = [parse_indicator(text) for text in indicators]
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    _show_plan(plan_run(settings, _warehouse(settings), wanted), as_json)
+
+
+def _show_plan(plan: Any, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        _print_json(asdict(plan))
+        return
+    if plan.assumed:
+        OUT.print(f"[yellow]{plan.assumed}[/yellow]")
+    table = Table(title="Order of calculation: no indicator stands before what it reads", title_justify="left")
+    for name in ("", "indicator", "reads", "depth", "first bar", "stable after"):
+        table.add_column(name, justify="left" if name in ("indicator", "reads") else "right")
+    for place, entry in enumerate(plan.order, 1):
+        table.add_row(str(place), entry.indicator, ", ".join(entry.reads), str(entry.depth), str(entry.first), str(entry.stable_after))
+    OUT.print(table)
+    if not plan.steps:
+        OUT.print(f"Nothing is due for {plan.symbols} markets.")
+        return
+    table = Table(title=f"Due for {plan.symbols} markets, in {plan.chunks} run(s)", title_justify="left")
+    for name in ("step", "timeframe", "markets", "rows", "MB", "seconds (median of earlier runs)"):
+        table.add_column(name, justify="left" if name in ("step", "timeframe") else "right")
+    for step in plan.steps:
+        seconds = "?" if step.seconds is None else f"{step.seconds:.2f}"
+        table.add_row(step.step, step.timeframe, str(step.partitions), f"{step.bars:,}", f"{step.bytes / 1e6:.1f}", seconds)
+    OUT.print(table)
+    OUT.print(f"{plan.requests} requests, finest timeframe first: {plan.request_seconds:.0f} s at 10 requests/s")
+
+
+@main.command()
+@as_json
+def status(as_json: bool) -> None:
+    """How fresh every market and timeframe is, and what is wrong with those that are not."""
+    import time
+
+    from mdms_pipeline.market import SETTLE, iso
+    from mdms_pipeline.store.candles import ABSENT, FRESH, standings
+    from mdms_pipeline.store.universe import universe
+
+    settings = Settings.load()
+    warehouse = _warehouse(settings)
+    with warehouse.read() as connection:
+        known, collected = standings(connection), universe(connection)
+        indicators = dict(connection.execute("SELECT timeframe, count(DISTINCT indicator) FROM memory GROUP BY timeframe").fetchall())
+        last = connection.execute("SELECT id, type FROM events ORDER BY id DESC LIMIT 1").fetchone()
+    now = int(time.time()) - SETTLE
+    frames = []
+    for name in TIMEFRAMES:
+        mine = [standing for (_, frame), standing in known.items() if frame == name]
+        if mine:
+            newest = max((standing.newest for standing in mine if standing.newest is not None), default=None)
+            frames.append({"timeframe": name, "states": dict(Counter(standing.at(now) for standing in mine).most_common()), "indicators": indicators.get(name, 0),
+                           "candles": sum(standing.candles for standing in mine), "newest": None if newest is None else iso(newest)})  # fmt: skip
+    odd = {
+        f"{s.symbol} {s.timeframe}": f"{s.at(now)}" + (f": {s.reason}" if s.reason else "")
+        for s in known.values()
+        if s.at(now) not in (FRESH, ABSENT)
+    }
+    size = settings.warehouse.stat().st_size if settings.warehouse.exists() else 0
+    report = {"warehouse": str(settings.warehouse), "bytes": size, "exchange": settings.exchange_url, "collected": len(collected), "timeframes": frames,
+              "not_fresh": odd, "last_event": None if last is None else {"id": last[0], "type": last[1]}}  # fmt: skip
+    if as_json:
+        _print_json(report)
+        return
+    OUT.print(
+        f"{settings.warehouse} ({size / 1e6:.1f} MB) of {settings.exchange_url}: {len(collected)} markets are collected", highlight=False
+    )
+    if not frames:
+        OUT.print("Nothing was collected yet: run `mdms run`")
+        return
+    table = Table()
+    for column in ("timeframe", "states", "candles", "indicators", "newest candle"):
+        table.add_column(column, justify="right" if column in ("candles", "indicators") else "left")
+    for frame in frames:
+        states = ", ".join(f"{count} {state}" for state, count in frame["states"].items())
+        table.add_row(frame["timeframe"], states, f"{frame['candles']:,}", str(frame["indicators"]), frame["newest"] or "")
+    OUT.print(table)
+    for partition, state in list(odd.items())[:20]:
+        OUT.print(f"  {partition}: {state}", highlight=False)
+    if len(odd) > 20:
+        OUT.print(f"  and {len(odd) - 20} more: `mdms status --json` has all")
+
+
+# ---- processes that stay
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=8017, show_default=True, help="Port on the loopback address.")
+@click.option("--limits/--no-limits", default=True, show_default=True, help="Keep Upbit's rate limits: 429, then 418.")
+@click.option("--seed", type=int, default=7, show_default=True, help="Another seed is another world.")
+def sandbox(port: int, limits: bool, seed: int) -> None:
+    """Serve the sandbox exchange, which speaks Upbit's public REST, on http://127.0.0.1:PORT."""
+    import uvicorn
+
+    from mdms_pipeline.sandbox import Sandbox, create_app
+
+    click.echo(f"sandbox exchange on http://127.0.0.1:{port}; use it with MDMS_EXCHANGE_URL=http://127.0.0.1:{port}", err=True)
+    uvicorn.run(create_app(Sandbox(seed=seed, limits=limits)), host="127.0.0.1", port=port, log_level="warning")
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of Dagster's UI.")
+def dev(port: int) -> None:
+    """Dagster's UI and daemon over this project, schedules running. `make dev` calls it."""
+    from mdms_pipeline.collect.wire import ExchangeError
+    from mdms_pipeline.defs.resources import Mdms
+    from mdms_pipeline.defs.run import refresh_universe, use_home
+
+    settings = Settings.load()
+    warehouse = _warehouse(settings)
+    with use_home(settings) as instance:
+        try:
+            asyncio.run(refresh_universe(instance, warehouse, Mdms(settings)))
+        except ExchangeError as error:
+            click.echo(f"mdms: the exchange does not answer, so the universe stays as it was: {error}", err=True)
+    root = Path(__file__).resolve().parent.parent
+    os.chdir(root)
+    dagster = str(Path(sys.executable).parent / "dagster")
+    os.execv(dagster, [dagster, "dev", "--workspace", str(root / "workspace.yaml"), "--port", str(port)])
+
+
+if __name__ == "__main__":
+    main()

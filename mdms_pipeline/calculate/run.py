@@ -57,11 +57,12 @@ def _column(candles: Candles, name: str, previous_close: float) -> Floats:
     if name not in ("rise", "fall"):
         column: Floats = getattr(candles, name)
         return column
-    later, change = candles.close, np.empty(len(candles))
-    if len(candles):
-        change[0] = later[0] - previous_close
-        np.subtract(later[1:], later[:-1], out=change[1:])
-    return np.maximum(change if name == "rise" else -change, 0.0)
+    closes = np.concatenate(([previous_close], candles.close))
+    earlier, later = (closes[:-1], closes[1:]) if name == "rise" else (closes[1:], closes[:-1])
+    with np.errstate(invalid="ignore"):  # unknown less unknown is unknown
+        change = later - earlier
+    change[np.isinf(change)] = np.nan
+    return np.maximum(change, 0.0, out=change)
 
 
 def _checked(indicator: Indicator, column: Floats, bars: int) -> Floats:

@@ -365,4 +365,6 @@ def create_app(sandbox: Sandbox) -> Starlette:
     """The sandbox as an ASGI app: for `httpx.ASGITransport(app=...)` or `uvicorn.run(...)`."""
     workers = anyio.CapacityLimiter(WORKERS)
     routes = [Route(path, served(sandbox, group, answer, workers), methods=["GET"]) for path, group, answer in ROUTES]
-    return Starlette(routes=routes, exception_handlers={404: no_route, 405: no_route})
+    app = Starlette(routes=routes, exception_handlers={404: no_route, 405: no_route})
+    app.router.redirect_slashes = False
+    return app

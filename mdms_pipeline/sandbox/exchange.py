@@ -1,7 +1,8 @@
 """The exchange without its wire: candles and tickers of every market at the clock's instant, and the knobs for tests.
 
 `Sandbox` holds no prices. It asks `model.aggregate` for whole numbers and turns them into floats once, at the end (`quotient`).
-Days are added up once and kept (`Days`), because day, week, month and year candles and 52-week extremes read so many minutes.
+Days are added up once and kept (`Days`), because day, week, month and year candles read so many minutes; the extremes of 52 weeks
+need only few days (`farthest`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 import httpx
@@ -20,7 +22,7 @@ import numpy as np
 from mdms_pipeline.market import DAY, TIMEFRAMES, Candles, Floats, Instant, Timeframe
 from mdms_pipeline.sandbox import world
 from mdms_pipeline.sandbox.limits import PER_SECOND, Limits, remaining_req
-from mdms_pipeline.sandbox.model import CLOSE, HIGH, LAST_MS, LOW, OPEN, OPENED, PRICE_UNITS, VALUE, VOLUME, Ints, Nature, aggregate
+from mdms_pipeline.sandbox.model import CLOSE, HIGH, LAST_MS, LOW, OPEN, OPENED, PRICE_UNITS, VALUE, VOLUME, Ints, Nature, aggregate, reach
 from mdms_pipeline.sandbox.world import Market
 
 SECONDS_KEPT = 90 * DAY  # s; candles of one second reach back three months, Upbit docs
@@ -145,13 +147,38 @@ def grouped(days: Ints, bounds: Ints) -> Ints:
     ends = np.append(starts[1:], len(days)) - 1
     if not len(days):
         return days
-    rows = days[ends]
+    rows: Ints = days[ends]
     rows[:, OPENED], rows[:, OPEN] = bounds[slot[starts]], days[starts, OPEN]
     rows[:, HIGH] = np.maximum.reduceat(days[:, HIGH], starts)
     rows[:, LOW] = np.minimum.reduceat(days[:, LOW], starts)
     rows[:, VOLUME] = np.add.reduceat(days[:, VOLUME], starts)
     rows[:, VALUE] = np.add.reduceat(days[:, VALUE], starts)
-        return np.asarray(whole * factor / divisor)
+    return rows
+
+
+def farthest(nature: Nature, opened: Ints, bounds: Floats, column: int, sign: int) -> Ints | None:
+    """Of the days `opened`, the row with the highest (sign 1) or lowest (sign -1) `column`; None where nobody traded.
+
+    Days are added up in the order of what they could reach, until no other can reach as far: about 10 days of a year.
+    """
+    best: Ints | None = None
+    for k in np.argsort(-sign * bounds, kind="stable").tolist():
+        if best is not None and sign * bounds[k] < sign * best[column]:
+            break
+        row = aggregate(nature, np.array([opened[k], opened[k] + DAY]), int(opened[k] + DAY) * 1000)[0]
+        if row[VOLUME] and (best is None or (sign * row[column], -row[OPENED]) > (sign * best[column], -best[OPENED])):
+            best = row
+    return best
+
+
+@lru_cache(maxsize=1_024)
+def extremes(nature: Nature, start: Instant, end: Instant) -> tuple[Ints | None, Ints | None]:
+    """The rows of the days with the highest and the lowest price of the closed days in [start, end), both midnights."""
+    opened = np.arange(start, end, DAY, dtype=np.int64)
+    if not len(opened):
+        return None, None
+    low, high = reach(nature, start // DAY, len(opened))
+    return farthest(nature, opened, high, HIGH, 1), farthest(nature, opened, low, LOW, -1)
 
 
 class Days:
@@ -249,36 +276,25 @@ class Sandbox:
 
     def rows(self, code: str, frame: Timeframe, end: Instant, count: int) -> Ints:
         """`candles` as whole numbers (the columns of `model`), before redenomination and corrections."""
-        market, now = self.market(code), self.clock()
-        first = market.listed_at if frame.seconds != 1 else max(market.listed_at, int(now) - SECONDS_KEPT)
-        end = min(end, int(now) + 1)
-        found, missing, top = [np.empty((0, 8), np.int64)], count, frame.after(frame.floor(end - 1))
-        while missing > 0 and top > first and end > first:
-            slots = count if len(found) == 1 else 4 * missing
-            bottom = max(frame.after(top, -slots), frame.floor(first))
-            found.append(self._added(self._nature(market), frame, bottom, top, int(now * 1000)))
-            missing -= len(found[-1])
-            top = bottom
-        rows = np.concatenate(found[::-1])
-        return rows[max(len(rows) - count, 0) :]
+        return self._rows(self.market(code), frame, end, count, self.clock())
 
     def ticker(self, code: str) -> Ticker | None:
         """The market's present, or None before its first trade."""
         market, now = self.market(code), self.clock()
         nature, second, cut_ms = self._nature(market), int(now), int(now * 1000)
         today = second - second % DAY
-        last_day = self.rows(code, TIMEFRAMES["1d"], second + 1, 2)
-        if not len(last_day):
+        last_days = self._rows(market, TIMEFRAMES["1d"], second + 1, 2, now)
+        if not len(last_days):
             return None
-        newest, before = last_day[-1], last_day[0]
+        newest, before = last_days[-1], last_days[0]
         quiet = newest[OPENED] < today  # no trade today: everything stands at yesterday's close
-        previous = newest[CLOSE] if quiet else before[CLOSE] if len(last_day) == 2 else before[OPEN]
+        previous = newest[CLOSE] if quiet else before[CLOSE] if len(last_days) == 2 else before[OPEN]
         traded = int(newest[LAST_MS]) // 1000
         tick = aggregate(nature, np.array([traded, traded + 1]), cut_ms)[0]
         recent = aggregate(nature, np.array([second + 1 - DAY, second + 1]), cut_ms)[0]
-        year = self._added(nature, TIMEFRAMES["1d"], today - EXTREME_DAYS * DAY, today + DAY, cut_ms)
-        year = year if len(year) else last_day
-        highest, lowest = year[year[:, HIGH].argmax()], year[year[:, LOW].argmin()]
+        highest, lowest = extremes(nature, max(today - EXTREME_DAYS * DAY, nature.listed_at // DAY * DAY), today)
+        highest = newest if highest is None or newest[HIGH] > highest[HIGH] else highest
+        lowest = newest if lowest is None or newest[LOW] < lowest[LOW] else lowest
         prices = (newest[CLOSE],) * 4 if quiet else (newest[OPEN], newest[HIGH], newest[LOW], newest[CLOSE])
         opening, high, low, close, previous_close, top, bottom = quotient(
             np.array([*prices, previous, highest[HIGH], lowest[LOW]]), market.scale, PRICE_UNITS
@@ -376,6 +392,23 @@ class Sandbox:
         if origin not in self._natures:
             self._natures[origin] = world.nature(market, self.seed)
         return self._natures[origin]
+
+    def _rows(self, market: Market, frame: Timeframe, end: Instant, count: int, now: float) -> Ints:
+        """Looks back, further and further where trades are rare, until `count` candles are found or the market begins."""
+        nature, first = self._nature(market), market.listed_at
+        if frame is SECOND:
+            first = max(first, int(now) - SECONDS_KEPT)
+        end = min(end, int(now) + 1)
+        found, missing = [np.empty((0, 8), np.int64)], count
+        top = frame.after(frame.floor(end - 1)) if end > first else first
+        while missing > 0 and top > first:
+            slots = count if len(found) == 1 else 4 * missing
+            bottom = max(frame.after(top, -slots), frame.floor(first))
+            found.append(self._added(nature, frame, bottom, top, int(now * 1000)))
+            missing -= len(found[-1])
+            top = bottom
+        rows = np.concatenate(found[::-1])
+        return rows[max(len(rows) - count, 0) :]
 
     def _added(self, nature: Nature, frame: Timeframe, start: Instant, end: Instant, cut_ms: int) -> Ints:
         """The slots between two boundaries that saw a trade up to `cut_ms`."""

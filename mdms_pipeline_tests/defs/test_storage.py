@@ -5,6 +5,7 @@ same objects and every column of every table can be compared, ids and times incl
 """
 
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -430,6 +431,22 @@ def test_kill_9_leaves_whole_batches_and_files_that_work(tmp_path: Path) -> None
     writer = start_writer(tmp_path, "after", batches=1, size=size)
     assert writer.wait() == 0
     assert len([p for p in partitions(tmp_path / "index.db") if p.startswith("after")]) == 2 * size + 1
+
+
+@ONE_PAIR
+@pytest.mark.parametrize("seed", range(3))
+def test_a_batch_of_mixed_kinds_in_any_order(pair: Pair, seed: int, tmp_path: Path) -> None:
+    """Dagster's own batches hold one kind per asset; which event decides an asset's row must not depend on that."""
+    mixed = [event for events in pair.calls for event in events if event.run_id == pair.run_ids[0] and storage._is_batch([event, event])]
+    random.Random(seed).shuffle(mixed)
+    made = [event for event in mixed if event.dagster_event_type == MATERIALIZED and event.get_dagster_event().asset_key == ASSETS[0]]
+    mixed = [made[0], *(event for event in mixed if event not in (made[0], made[1])), made[1]]  # planned between made and made
+    assert len({event.dagster_event_type for event in mixed}) == 4
+    stock, ours = SqliteEventLogStorage(str(tmp_path / "stock")), storage.BatchingSqliteEventLogStorage(str(tmp_path / "ours"))
+    play_singly(stock, [mixed])
+    play_batches(ours, [mixed])
+    for name in ("index.db", f"{pair.run_ids[0]}.db"):
+        assert tables(tmp_path / "ours" / name) == tables(tmp_path / "stock" / name)
 
 
 @ONE_PAIR

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mdms_pipeline.market import DAY, HOUR, MINUTE, TICKS, TIMEFRAMES, Timeframe, instant, tick_size
 from mdms_pipeline.sandbox import SECOND, YEAR, Sandbox
-from mdms_pipeline.sandbox.exchange import edges, quotient
+from mdms_pipeline.sandbox.exchange import edges, extremes, quotient
 from mdms_pipeline.sandbox.model import CLOSE, HIGH, HOLE_EVERY, LAST_MS, LOW, OPEN, OPENED, VALUE, VOLUME, Ints
 from mdms_pipeline.sandbox.world import first_markets
 
@@ -51,13 +51,13 @@ def test_every_timeframe_adds_the_same_minutes(code: str, frame: Timeframe, now:
 
 
 @pytest.mark.parametrize("code", ["KRW-BTC", "KRW-BTT", "BTC-ETH"])
-@pytest.mark.parametrize("frame", [TIMEFRAMES["1M"], YEAR], ids=str)
-def test_months_and_years_add_the_same_minutes(code: str, frame: Timeframe, sandbox: Sandbox) -> None:
+def test_months_and_years_add_the_same_minutes(code: str, sandbox: Sandbox) -> None:
     start = instant("2026-01-01")
     minutes = sandbox.rows(code, TIMEFRAMES["1m"], int(NOW) + 1, 500_000)
     minutes = minutes[minutes[:, OPENED] >= start]
-    candles = sandbox.rows(code, frame, int(NOW) + 1, 20)
-    assert candles[candles[:, OPENED] >= start].tolist() == naive(minutes, frame)
+    for frame in (TIMEFRAMES["1M"], YEAR):
+        candles = sandbox.rows(code, frame, int(NOW) + 1, 20)
+        assert candles[candles[:, OPENED] >= start].tolist() == naive(minutes, frame)
 
 
 @pytest.mark.parametrize("code", ["KRW-BTC", "KRW-FCT2"])
@@ -104,13 +104,16 @@ def test_the_seed_changes_prices() -> None:
 
 
 def test_today_is_what_it_was_when_this_was_written() -> None:
-    """A golden: the world of seed 7 must not move between versions of the code. Written 2026-11-23 from the model itself."""
+    """A golden: the world of seed 7 must not move between versions of the code. Written 2026-11-23 from the model itself.
+
+    The tolerance is for another machine's `exp`, which may shift a volume by a lot.
+    """
     candle = Sandbox(7, Clock()).candles("KRW-XRP", TIMEFRAMES["1d"], instant("2026-11-22"), 1)
     got = [getattr(candle, name)[0] for name in ("opened_at", "open", "high", "low", "close", "volume", "value")]
-    assert got == GOLDEN
+    assert got == pytest.approx(GOLDEN, rel=1e-9)
 
 
-GOLDEN: list[float] = []
+GOLDEN: list[float] = [1795219200, 3149.0, 3433.0, 3059.0, 3320.0, 36501630.104084, 117819441327.8038]
 
 
 @pytest.mark.parametrize("code", [code for code in ALWAYS_LISTED if code.startswith("KRW-")])
@@ -140,7 +143,8 @@ def test_all_bands_of_the_tick_table_are_traded(sandbox: Sandbox) -> None:
 
 def test_nothing_overflows_in_the_far_past_and_future() -> None:
     sandbox = Sandbox(clock=Clock(LATER))
-    for market in sandbox.markets():
+    busiest = sorted(sandbox.markets(), key=lambda market: market.price / market.turnover)
+    for market in [*busiest[:5], *busiest[5::20]]:  # the first have most lots in a day
         years = sandbox.rows(market.code, YEAR, int(LATER) + 1, 30)
         assert (years[:, OPEN : VALUE + 1] > 0).all(), market.code
         assert years[:, [VOLUME, VALUE]].max() < 2**62, market.code
@@ -166,13 +170,12 @@ def test_maintenance_is_the_same_hole_in_every_market(sandbox: Sandbox) -> None:
 
 
 def test_markets_move_together_and_have_regimes(sandbox: Sandbox) -> None:
-    closes = {
-        code: sandbox.candles(code, TIMEFRAMES["1d"], int(NOW), 1_000).close for code in ("KRW-BTC", "KRW-ETH", "KRW-XRP", "KRW-ADA")
-    }
+    closes = {code: sandbox.candles(code, TIMEFRAMES["1d"], int(NOW), 1_000).close for code in ("KRW-BTC", "KRW-ETH", "KRW-XRP", "KRW-ADA")}
     moves = np.array([np.diff(np.log(close)) for close in closes.values()])
     together = np.corrcoef(moves)[np.triu_indices(4, 1)]
     assert together.min() > 0.1
     assert together.max() < 0.98
+    assert all(abs(np.corrcoef(move[1:], move[:-1])[0, 1]) < 0.15 for move in moves)  # no free lunch for a strategy
     monthly = moves[0][: 33 * 30].reshape(33, 30).std(axis=1)
     assert 0.01 < moves[0].std() < 0.06
     assert monthly.max() > 2 * monthly.min()
@@ -185,6 +188,18 @@ def test_turnover_has_a_heavy_tail(sandbox: Sandbox) -> None:
     assert turnover[0][0] < 5e7
     assert turnover[-1][0] > 5e10
     assert "KRW-BTC" in [market for _, market in turnover[-6:]]
+
+
+@pytest.mark.parametrize("code", ["KRW-BTC", "KRW-DOGE", "KRW-FCT2", "KRW-KAS", "KRW-BABYDOGE", "BTC-XRP"])
+def test_extremes_are_those_of_all_days(code: str, sandbox: Sandbox) -> None:
+    """The oracle looks at every day, the code only at those that could reach as far."""
+    today = instant("2026-11-22")
+    days = sandbox.rows(code, TIMEFRAMES["1d"], today, 364)
+    high, low = extremes(sandbox._nature(sandbox.market(code)), max(today - 364 * DAY, sandbox.market(code).listed_at // DAY * DAY), today)
+    assert high is not None
+    assert low is not None
+    assert high.tolist() == days[days[:, HIGH].argmax()].tolist()
+    assert low.tolist() == days[days[:, LOW].argmin()].tolist()
 
 
 def test_quotient_rounds_once() -> None:
