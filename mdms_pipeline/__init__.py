@@ -1,0 +1,41 @@
+"""How a candle becomes a ranking.
+
+1. `settings.py`      reads the environment: home, exchange, timeframes, symbols, history
+2. `collect/`         asks the exchange for closed candles at its pace: `fill.py` joins `client.py`, `pace.py`, `pages.py` and `wire.py`
+3. `store/`           keeps them in DuckDB with coverage, status and events, in one transaction: `candles.py`, `warehouse.py`, `schema.py`
+4. `calculate/`       declares indicators (`indicator.py`, `catalog.py`), runs their kernels (`kernels.py`) over what is new (`advance.py`)
+5. `rules/`           parses, evaluates and explains `close > sma(200) and rsi(14) < 30`
+6. `vocabulary.py`    tells rules which indicators there are, and which are asked for
+7. `screen/`          judges every market by the rules at one instant and ranks those that pass: `load.py`, `judge.py`, `look.py`
+8. `defs/`            makes assets, checks and schedules of 2 to 7; `definitions.py` is what Dagster loads; `defs/run.py` is `mdms run`
+9. `plan.py`          says what would be done before it is done
+10. `cli.py`          is the `mdms` command; `notebook.py` is `mdms_pipeline.frame`
+
+`market.py` has the words and units that all share. `sandbox/` is an exchange of our own, for first runs, demos and tests.
+
+    mdms_pipeline.frame("rsi(14)", "KRW-BTC", "1h")       # a pandas DataFrame
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mdms_pipeline.settings import Settings
+
+__all__ = ["frame"]
+
+
+def frame(texts: str | Sequence[str], symbol: str, timeframe: str, settings: Settings | None = None) -> pd.DataFrame:
+    """One column per value, one row per stored candle, oldest first; the index `opened_at` is UTC, NaN is "not known".
+
+    A text is a candle column, an indicator (a column for each of its outputs, named as in the warehouse) or a formula of both:
+    `frame(["close", "macd", "close / sma(37) - 1"], "KRW-BTC", "1h")`. What is not stored is calculated in RAM by the same kernels.
+    ValueError where the symbol, the timeframe or a text is not known.
+    """
+    from mdms_pipeline import notebook  # imports numba and pandas: `import mdms_pipeline` alone stays light
+
+    return notebook.frame(texts, symbol, timeframe, settings)

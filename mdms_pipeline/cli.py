@@ -6,22 +6,23 @@ import asyncio
 import json
 import os
 import sys
+import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from mdms_pipeline.market import TIMEFRAMES, kst, utc
+from mdms_pipeline import show
+from mdms_pipeline.market import SETTLE, TIMEFRAMES, iso
 from mdms_pipeline.settings import SETTINGS, SettingError, Settings
+from mdms_pipeline.show import ERR, MODES, OUT
 
-OUT, ERR = Console(), Console(stderr=True)
 PARTLY = 3  # exit code: done, but some markets failed
 SETTINGS_HELP = "\n\n\b\nSettings, from the environment:\n" + "\n".join(
     f"  {name} = {default or '(none)'}: {what}" for name, (default, what) in SETTINGS.items()
@@ -72,15 +73,10 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for p
 @contextmanager
 def watched(quiet: bool) -> Iterator[Callable[[str, int], Any]]:
     """A progress bar per step on stderr; nothing where stderr is no terminal, or `quiet`."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description:<16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=ERR, disable=quiet or not ERR.is_terminal, transient=True) as bars:
+    name, times = TextColumn("{task.description:<16}"), (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(
+        SpinnerColumn(), name, BarColumn(), MofNCompleteColumn(), *times, console=ERR, disable=quiet or not ERR.is_terminal, transient=True
+    ) as bars:
 
         @contextmanager
         def step(name: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -114,7 +110,7 @@ def run(only_plan: bool, as_json: bool) -> None:
     if only_plan:
         from mdms_pipeline.plan import plan_run
 
-        _show_plan(plan_run(settings, warehouse), as_json)
+        _plan(plan_run(settings, warehouse), as_json)
         return
     import logging
 
@@ -130,7 +126,7 @@ def run(only_plan: bool, as_json: bool) -> None:
     if as_json:
         _print_json(report)
     else:
-        _show_run(settings, report)
+        show.show_run(settings, report)
     for error in loaded.errors:
         click.echo(f"mdms: {error}", err=True)
     if done.error:
@@ -173,112 +169,17 @@ def _steps(work: Sequence[Any]) -> list[dict[str, Any]]:
     return list(totals.values())
 
 
-MODES = ("hit", "incremental", "from_start", "skipped", "failed")
-
-
 def _ranking_json(screen: Any, found: Any) -> dict[str, Any]:
+    said = {"title": screen.title, "timeframe": screen.timeframe.name, "rank": str(screen.rank)}
     if found is None:
-        return {"title": screen.title, "timeframe": screen.timeframe.name, "at": None, "outcomes": {}, "rows": []}
-    from mdms_pipeline.market import iso
-
+        return {**said, "at": None, "outcomes": {}, "rows": []}
     rows = [
         {"place": row.place, "symbol": row.symbol, "korean_name": row.korean_name, "english_name": row.english_name, "age": row.age,
          "unstable": row.unstable, "rank": row.rank_value, "turnover": row.turnover, "values": dict(row.values)}
         for row in found.rows
     ]  # fmt: skip
     outcomes = {str(outcome): count for outcome, count in found.outcomes.items()}
-    return {"title": screen.title, "timeframe": screen.timeframe.name, "at": iso(found.at), "outcomes": outcomes, "rows": rows}
-
-
-def _show_run(settings: Settings, report: Mapping[str, Any]) -> None:
-    if not report["runs"]:
-        OUT.print(
-            f"Nothing is due: every market is collected, calculated and screened up to its newest closed candle ({report['seconds']} s)."
-        )
-        _show_rankings(report["rankings"])
-        return
-    for frame, why in report["due"].items():
-        OUT.print(f"[bold]{frame}[/bold] was due: {why}")
-    _show_rankings(report["rankings"])
-    table = Table(title="What was done", title_justify="left")
-    for name in ("step", "rows", "requests", *MODES, "seconds"):
-        table.add_column(name.replace("_", " "), justify="left" if name == "step" else "right")
-    for step in report["steps"]:
-        table.add_row(
-            step["step"],
-            f"{step['rows']:,}",
-            str(step["requests"] or ""),
-            *(str(step[mode] or "") for mode in MODES),
-            f"{step['seconds']:.2f}",
-        )
-    OUT.print(table)
-    OUT.print(f"{report['seconds']} s in all; Dagster run {', '.join(report['runs'])}")
-    _show_failed(report["failed"])
-    OUT.print(_next_steps(settings))
-
-
-def _show_rankings(rankings: Mapping[str, Any]) -> None:
-    for name, ranking in rankings.items():
-        _show_ranking(name, ranking)
-
-
-def _show_ranking(name: str, ranking: Mapping[str, Any]) -> None:
-    if ranking["at"] is None:
-        OUT.print(f"[bold]{ranking['title']}[/bold] ({name}) was never screened: run `mdms run`")
-        return
-    from mdms_pipeline.market import instant
-
-    at = instant(ranking["at"])
-    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(ranking["outcomes"].items(), key=lambda item: -item[1]))
-    title = f"{ranking['title']} ({name}, {ranking['timeframe']}) at {utc(at)} = {kst(at)}: {outcomes}"
-    rows = ranking["rows"]
-    table = Table(title=title, title_justify="left", title_style="bold")
-    shown = list(rows[0]["values"]) if rows else []
-    for column in (
-        "",
-        "market",
-        "name",
-        *shown,
-        *(["bars old"] if any(row["age"] for row in rows) else []),
-        *(["unstable"] if any(row["unstable"] for row in rows) else []),
-    ):
-        table.add_column(column, justify="left" if column in ("market", "name", "unstable") else "right", overflow="fold")
-    for row in rows:
-        cells = [str(row["place"]), row["symbol"], row["korean_name"], *(_number(row["values"].get(text)) for text in shown)]
-        cells += [str(row["age"])] if any(other["age"] for other in rows) else []
-        cells += [row["unstable"] or ""] if any(other["unstable"] for other in rows) else []
-        table.add_row(*cells)
-    OUT.print(table if rows else title)
-    if not rows:
-        OUT.print("  no market passes")
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "?"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _show_failed(failed: Mapping[str, str]) -> None:
-    if failed:
-        OUT.print(f"[bold red]{len(failed)} not collected[/bold red]; the others are not held back by them:")
-        for partition, why in list(failed.items())[:20]:
-            OUT.print(f"  {partition}: {why}", highlight=False)
-        if len(failed) > 20:
-            OUT.print(f"  and {len(failed) - 20} more: see `mdms status`")
-
-
-def _next_steps(settings: Settings) -> str:
-    mdms = "mdms" if "VIRTUAL_ENV" in os.environ else str(Path(sys.executable).parent / "mdms")
-    with_settings = " ".join(f"{name}={os.environ[name]}" for name in SETTINGS if os.environ.get(name))
-    prefix = f"{with_settings} " if with_settings else ""
-    return (
-        "\nNext, try\n"
-        f"  {prefix}{mdms} why KRW-BTC pullback_in_uptrend\n"
-        f"  {prefix}{mdms} run            (again: nothing is due within the same candle)\n"
-        f"  {prefix}{mdms} status\n"
-        f"  {prefix}make dev              (the same as an asset graph in Dagster's UI)"
-    )
+    return {**said, "at": iso(found.at), "outcomes": outcomes, "rows": rows}
 
 
 # ---- the layers one by one, without Dagster
@@ -344,10 +245,9 @@ def collect(symbols: Sequence[str], timeframes: Sequence[str], as_json: bool) ->
             {"candles": candles, "requests": filled.requests, "seconds": round(filled.seconds, 2), "states": states, "failed": failed}
         )
     else:
-        OUT.print(
-            f"{candles:,} candles in {filled.requests} requests, {filled.seconds:.1f} s; {', '.join(f'{n} {state}' for state, n in states.items())}"
-        )
-        _show_failed(failed)
+        ended = ", ".join(f"{count} {state}" for state, count in states.items())
+        OUT.print(f"{candles:,} candles in {filled.requests} requests, {filled.seconds:.1f} s; {ended}")
+        show.show_failed(failed)
     if failed and len(failed) == len(filled.states):
         raise UserError(f"no market could be collected: {next(iter(failed.values()))}")
     sys.exit(PARTLY if failed else 0)
@@ -376,24 +276,15 @@ def calculate(symbols: Sequence[str], timeframes: Sequence[str], as_json: bool) 
             with progress(kind.name, len(markets) * len(frames)) as advanced:
                 done += [advance(warehouse, mine, name, markets, progress=advanced) for name in frames if mine]
     rows = [
-        {"indicator": step.kind, "timeframe": step.timeframe, **{mode: step.count(mode) for mode in ("hit", "incremental", "from start", "skipped")},
+        {"indicator": step.kind, "timeframe": step.timeframe,
+         **{mode: step.count(mode) for mode in ("hit", "incremental", "from start", "skipped")},
          "rows": sum(step.rows.values()), "seconds": round(step.seconds, 3), "why": step.why}
         for step in done
     ]  # fmt: skip
     if as_json:
         _print_json(rows)
-        return
-    table = Table()
-    for name in rows[0] if rows else ():
-        table.add_column(name, justify="left" if name in ("indicator", "timeframe", "why") else "right")
-    for row in rows:
-        table.add_row(
-            *(
-                ", ".join(f"{n} {reason}" for reason, n in row["why"].items()) if name == "why" else str(value or "")
-                for name, value in row.items()
-            )
-        )
-    OUT.print(table)
+    else:
+        show.show_calculated(rows)
 
 
 def _screen_named(settings: Settings, name: str) -> Any:
@@ -426,11 +317,7 @@ def screen(name: str | None, as_json: bool) -> None:
     if as_json:
         _print_json(rankings)
     else:
-        _show_rankings(rankings)
-    import time
-
-    from mdms_pipeline.market import iso
-
+        show.show_rankings(rankings)
     for screen in chosen:
         at, newest = rankings[screen.name]["at"], iso(instant_of(screen, time.time()))
         if at != newest:
@@ -461,27 +348,19 @@ def why(symbol: str, name: str, as_json: bool) -> None:
             raise UserError(f"{screen.timeframe} candles were never collected: run `mdms run`")
         at = instant_of(screen, now)
         found = candidates(connection, screen, at, [symbol])
-    row = next(
-        row
-        for row in judge(screen, at, found, {call: indicator_of(call).stable_after for call in screen.calls}).rows
-        if row.symbol == symbol
-    )
+    stable_after = {call: indicator_of(call).stable_after for call in screen.calls}
+    row = next(row for row in judge(screen, at, found, stable_after).rows if row.symbol == symbol)
     parts = explained(screen, found[0])
+    report = {
+        "symbol": symbol, "screen": name, "timeframe": screen.timeframe.name, "at": iso(at),
+        "outcome": str(row.outcome), "reason": row.reason, "age": row.age, "unstable": list(row.unstable),
+        "parts": [part.as_dict() for part in parts],
+    }  # fmt: skip
     if as_json:
-        _print_json({"symbol": symbol, "screen": name, "at": utc(at), "outcome": str(row.outcome), "reason": row.reason, "age": row.age,
-                     "unstable": list(row.unstable), "parts": [part.as_dict() for part in parts]})  # fmt: skip
-        return
-    OUT.print(
-        f"[bold]{symbol}[/bold] {row.outcome} {screen.title} ({screen.timeframe}) at {utc(at)} = {kst(at)}"
-        + (f": {row.reason}" if row.reason else "")
-    )
-    for part in parts[: len(screen.where)]:
-        OUT.print(str(part), highlight=False)
-    OUT.print("[dim]rank and columns[/dim]")
-    for part in parts[len(screen.where) :]:
-        OUT.print(str(part), highlight=False)
-    if row.unstable:
-        OUT.print(f"[yellow]{', '.join(row.unstable)} still shows its seed: too few candles are stored for it[/yellow]")
+        _print_json(report)
+    else:
+        clauses = len(screen.where)
+        show.show_why(report, list(map(str, parts[:clauses])), list(map(str, parts[clauses:])))
 
 
 # ---- what there is, and what would be done
@@ -501,88 +380,75 @@ def plan(indicators: Sequence[str], as_json: bool) -> None:
         wanted = [parse_indicator(text) for text in indicators]
     except ValueError as error:
         raise UserError(str(error)) from None
-    _show_plan(plan_run(settings, _warehouse(settings), wanted), as_json)
+    _plan(plan_run(settings, _warehouse(settings), wanted), as_json)
 
 
-def _show_plan(plan: Any, as_json: bool) -> None:
-    from dataclasses import asdict
-
+def _plan(plan: Any, as_json: bool) -> None:
     if as_json:
         _print_json(asdict(plan))
-        return
-    if plan.assumed:
-        OUT.print(f"[yellow]{plan.assumed}[/yellow]")
-    table = Table(title="Order of calculation: no indicator stands before what it reads", title_justify="left")
-    for name in ("", "indicator", "reads", "depth", "first bar", "stable after"):
-        table.add_column(name, justify="left" if name in ("indicator", "reads") else "right")
-    for place, entry in enumerate(plan.order, 1):
-        table.add_row(str(place), entry.indicator, ", ".join(entry.reads), str(entry.depth), str(entry.first), str(entry.stable_after))
-    OUT.print(table)
-    if not plan.steps:
-        OUT.print(f"Nothing is due for {plan.symbols} markets.")
-        return
-    table = Table(title=f"Due for {plan.symbols} markets, in {plan.chunks} run(s)", title_justify="left")
-    for name in ("step", "timeframe", "markets", "rows", "MB", "seconds (median of earlier runs)"):
-        table.add_column(name, justify="left" if name in ("step", "timeframe") else "right")
-    for step in plan.steps:
-        seconds = "?" if step.seconds is None else f"{step.seconds:.2f}"
-        table.add_row(step.step, step.timeframe, str(step.partitions), f"{step.bars:,}", f"{step.bytes / 1e6:.1f}", seconds)
-    OUT.print(table)
-    OUT.print(f"{plan.requests} requests, finest timeframe first: {plan.request_seconds:.0f} s at 10 requests/s")
+    else:
+        show.show_plan(plan)
 
 
 @main.command()
 @as_json
 def status(as_json: bool) -> None:
     """How fresh every market and timeframe is, and what is wrong with those that are not."""
-    import time
-
-    from mdms_pipeline.market import SETTLE, iso
-    from mdms_pipeline.store.candles import ABSENT, FRESH, standings
+    from mdms_pipeline.store.candles import standings
+    from mdms_pipeline.store.journal import newest_event
     from mdms_pipeline.store.universe import universe
 
     settings = Settings.load()
-    warehouse = _warehouse(settings)
-    with warehouse.read() as connection:
+    with _warehouse(settings).read() as connection:
         known, collected = standings(connection), universe(connection)
         indicators = dict(connection.execute("SELECT timeframe, count(DISTINCT indicator) FROM memory GROUP BY timeframe").fetchall())
-        last = connection.execute("SELECT id, type FROM events ORDER BY id DESC LIMIT 1").fetchone()
+        last = newest_event(connection)
+    report = {
+        "warehouse": str(settings.warehouse),
+        "bytes": settings.warehouse.stat().st_size,
+        "exchange": settings.exchange_url,
+        "collected": len(collected),
+        "timeframes": _timeframes(known.values(), indicators),
+        "not_fresh": _not_fresh(known.values()),
+        "last_event": last,
+    }
+    if as_json:
+        _print_json(report)
+    else:
+        show.show_status(report)
+
+
+def _timeframes(known: Collection[Any], indicators: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Totals by timeframe, finest first."""
     now = int(time.time()) - SETTLE
     frames = []
     for name in TIMEFRAMES:
-        mine = [standing for (_, frame), standing in known.items() if frame == name]
+        mine = [standing for standing in known if standing.timeframe == name]
+        newest = max((standing.newest for standing in mine if standing.newest is not None), default=None)
+        states = dict(Counter(standing.at(now) for standing in mine).most_common())
+        candles = sum(standing.candles for standing in mine)
         if mine:
-            newest = max((standing.newest for standing in mine if standing.newest is not None), default=None)
-            frames.append({"timeframe": name, "states": dict(Counter(standing.at(now) for standing in mine).most_common()), "indicators": indicators.get(name, 0),
-                           "candles": sum(standing.candles for standing in mine), "newest": None if newest is None else iso(newest)})  # fmt: skip
-    odd = {
-        f"{s.symbol} {s.timeframe}": f"{s.at(now)}" + (f": {s.reason}" if s.reason else "")
-        for s in known.values()
-        if s.at(now) not in (FRESH, ABSENT)
+            frames.append(
+                {
+                    "timeframe": name,
+                    "states": states,
+                    "candles": candles,
+                    "indicators": indicators.get(name, 0),
+                    "newest": newest and iso(newest),
+                }
+            )
+    return frames
+
+
+def _not_fresh(known: Collection[Any]) -> dict[str, str]:
+    """Partition -> state and reason, of those that are collected and not up to date."""
+    now = int(time.time()) - SETTLE
+    odd = {f"{standing.symbol} {standing.timeframe}": (standing.at(now), standing.reason) for standing in known}
+    return {
+        name: state + (f": {reason}" if reason else "")
+        for name, (state, reason) in odd.items()
+        if state not in ("fresh", "not in universe")
     }
-    size = settings.warehouse.stat().st_size if settings.warehouse.exists() else 0
-    report = {"warehouse": str(settings.warehouse), "bytes": size, "exchange": settings.exchange_url, "collected": len(collected), "timeframes": frames,
-              "not_fresh": odd, "last_event": None if last is None else {"id": last[0], "type": last[1]}}  # fmt: skip
-    if as_json:
-        _print_json(report)
-        return
-    OUT.print(
-        f"{settings.warehouse} ({size / 1e6:.1f} MB) of {settings.exchange_url}: {len(collected)} markets are collected", highlight=False
-    )
-    if not frames:
-        OUT.print("Nothing was collected yet: run `mdms run`")
-        return
-    table = Table()
-    for column in ("timeframe", "states", "candles", "indicators", "newest candle"):
-        table.add_column(column, justify="right" if column in ("candles", "indicators") else "left")
-    for frame in frames:
-        states = ", ".join(f"{count} {state}" for state, count in frame["states"].items())
-        table.add_row(frame["timeframe"], states, f"{frame['candles']:,}", str(frame["indicators"]), frame["newest"] or "")
-    OUT.print(table)
-    for partition, state in list(odd.items())[:20]:
-        OUT.print(f"  {partition}: {state}", highlight=False)
-    if len(odd) > 20:
-        OUT.print(f"  and {len(odd) - 20} more: `mdms status --json` has all")
 
 
 # ---- processes that stay

@@ -57,7 +57,7 @@ class Plan:
     """The steps in the order in which a run takes them."""
 
     symbols: int
-    chunks: int  # runs: one per stretch of neighbouring timeframes
+    runs: int  # one per stretch of neighbouring timeframes
     requests: int
     request_seconds: float  # at the allowed rate
     order: tuple[Order, ...]
@@ -104,8 +104,8 @@ def plan_run(settings: Settings, warehouse: Warehouse, wanted: Sequence[Indicato
     order = order_of(indicators)
     kinds = ["candles", *ordered({indicator.kind.name for indicator in indicators})]
     steps.sort(key=lambda step: kinds.index(step.step))
-    chunks = len(list(stretches(sorted({step.timeframe for step in steps if step.partitions}))))
-    return Plan(len(symbols), chunks, requests, requests / ALLOWED, order, tuple(step for step in steps if step.partitions), assumed)
+    runs = len(list(stretches(sorted({step.timeframe for step in steps if step.partitions}))))
+    return Plan(len(symbols), runs, requests, requests / ALLOWED, order, tuple(step for step in steps if step.partitions), assumed)
 
 
 def _assumption(settings: Settings) -> str:

@@ -2,7 +2,7 @@
 
 1. `due`     compares a memory with what it was calculated from: hit, incremental, from start, or not possible yet (pure)
 2. `_load`   reads the due bars of the declared columns, and no other
-3. `run`     the kernels, symbols on threads
+3. `_run`    the kernels, symbols on threads
 4. `store_advances` writes rows and memories in one transaction; who was overtaken meanwhile is left out
 """
 
@@ -119,22 +119,29 @@ def advance(
     """Bring the `indicators`, all of one kind, up to what they read, for these symbols. Writes chunk by chunk; safe to repeat."""
     kind = indicators[0].kind.name
     started, clock = int(now()), time.perf_counter()
-    with warehouse.read() as connection:
-        plan = _plan(connection, indicators, timeframe, symbols)
-        sizes = {symbol: standing.candles for (symbol, _), standing in standings(connection, [(s, timeframe) for s in symbols]).items()}
-    todo = {symbol: dues for symbol, dues in plan.items() if any(item.mode in (INCREMENTAL, FROM_START) for item in dues)}
     rows: dict[str, int] = {}
     bars = 0
-    for chunk in _chunks(todo, sizes, indicators, warehouse.memory_mb):
-        advances, seen = _calculate(warehouse, {symbol: todo[symbol] for symbol in chunk}, timeframe)
-        bars += seen
-        stored = _store(warehouse, kind, advances, timeframe, int(now()), run_id)
-        rows.update(stored)
+    with warehouse.read() as connection:
+        plan = _plan(connection, indicators, timeframe, symbols)
+        chunks = list(_chunks(connection, _to_do(plan), timeframe, warehouse.memory_mb))
+        ready = _load(connection, plan, chunks[0], timeframe) if chunks else _Loaded([], {})
+    for chunk in chunks:
+        if chunk is not chunks[0]:
+            with warehouse.read() as connection:  # planned again: bars and memories of one chunk must be of one moment
+                ready = _load(connection, _plan(connection, indicators, timeframe, chunk), chunk, timeframe)
+        advances = _run(ready, timeframe)
+        bars += sum(len(advance.opened_at) for advance in advances)
+        with warehouse.write() as connection:
+            rows |= _store(connection, kind, advances, timeframe, int(now()), run_id)
+            if chunk is chunks[-1]:
+                done = _done(kind, timeframe, plan, rows, bars, time.perf_counter() - clock)
+                note_work(connection, _work(done, run_id, started))
         progress(len(chunk))
-    progress(len(plan) - len(todo))
-    done = _done(kind, timeframe, plan, rows, bars, time.perf_counter() - clock)
-    with warehouse.write() as connection:
-        note_work(connection, _work(done, run_id, started))
+    if not chunks:
+        done = _done(kind, timeframe, plan, rows, bars, time.perf_counter() - clock)
+        with warehouse.write() as connection:
+            note_work(connection, _work(done, run_id, started))
+    progress(len(plan) - sum(map(len, chunks)))
     return done
 
 
@@ -143,7 +150,8 @@ def outstanding(
 ) -> dict[str, int]:
     """What is to be calculated: reason -> (indicator, symbol) pairs. Those that have nothing to stand on do not count."""
     plan = _plan(connection, indicators, timeframe, symbols)
-    found = Counter(f"{item.indicator.call} {item.reason}" for dues in plan.values() for item in dues if item.mode in (INCREMENTAL, FROM_START))
+    work = [item for dues in plan.values() for item in dues if item.mode in (INCREMENTAL, FROM_START)]
+    found = Counter(f"{item.indicator.call} {item.reason}" for item in work)
     return dict(found.most_common())
 
 
@@ -156,16 +164,28 @@ def _plan(
     return {symbol: [due(indicator, symbol, known.get((symbol, timeframe)), held) for indicator in indicators] for symbol in symbols}
 
 
-def _chunks(
-    todo: Mapping[str, list[Due]], candles: Mapping[str, int], indicators: Sequence[Indicator], memory_mb: int
-) -> Iterator[list[str]]:
+@dataclass(frozen=True)
+class _Loaded:
+    """What is due and the bars that it needs, read in one transaction."""
+
+    work: Sequence[Due]
+    series: Mapping[str, Series]
+
+
+def _to_do(plan: Mapping[str, list[Due]]) -> dict[str, list[Due]]:
+    """Those symbols that have anything to calculate."""
+    return {symbol: dues for symbol, dues in plan.items() if any(item.mode in (INCREMENTAL, FROM_START) for item in dues)}
+
+
+def _chunks(connection: duckdb.DuckDBPyConnection, todo: Mapping[str, list[Due]], timeframe: str, memory_mb: int) -> Iterator[list[str]]:
     """Symbols in groups whose arrays stay within the share of the memory that chunks may take."""
-    width = 8 * (7 + sum(len(indicator.kind.writes) + len(indicator.reads) for indicator in indicators))
+    candles = {symbol: standing.candles for (symbol, _), standing in standings(connection, [(s, timeframe) for s in todo]).items()}
     room = memory_mb * 2**20 * CHUNK_SHARE
     chunk: list[str] = []
     taken = 0.0
     for symbol, dues in todo.items():
         whole = any(item.mode == FROM_START for item in dues)
+        width = 8 * (7 + sum(len(item.indicator.kind.writes) + len(item.indicator.reads) for item in dues))
         size = width * (candles[symbol] if whole else min(candles[symbol], 1_000))
         if chunk and taken + size > room:
             yield chunk
@@ -176,36 +196,33 @@ def _chunks(
         yield chunk
 
 
-def _calculate(warehouse: Warehouse, todo: Mapping[str, list[Due]], timeframe: str) -> tuple[list[Advance], int]:
-    """The new rows of a chunk, and how many bars went through kernels. Plans again inside of the transaction that reads the bars."""
-    with warehouse.read() as connection:
-        indicators = [item.indicator for item in next(iter(todo.values()))]
-        plan = _plan(connection, indicators, timeframe, list(todo))
-        work = [item for dues in plan.values() for item in dues if item.mode in (INCREMENTAL, FROM_START)]
-        if not work:
-            return [], 0
-        loaded = _load(connection, work, timeframe)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        advances = list(pool.map(lambda item: _advanced(item, loaded[item.symbol], timeframe), work))
-    return advances, sum(len(advance.opened_at) for advance in advances)
-
-
-def _load(connection: duckdb.DuckDBPyConnection, work: Sequence[Due], timeframe: str) -> dict[str, Series]:
+def _load(connection: duckdb.DuckDBPyConnection, plan: Mapping[str, list[Due]], symbols: Sequence[str], timeframe: str) -> _Loaded:
     """The declared columns of each symbol, from the last bar calculated (for what changed since) to the last one to calculate."""
+    work = [item for symbol in symbols for item in plan[symbol] if item.mode in (INCREMENTAL, FROM_START)]
     spans: dict[str, tuple[Instant, Instant]] = {}
+    tables: dict[str, dict[str, None]] = {}
     for item in work:
         since, until = spans.get(item.symbol, (EVER[1], EVER[0]))
         assert item.until is not None
         spans[item.symbol] = (min(since, EVER[0] if item.since is None else item.since), max(until, item.until))
+        for read in item.indicator.reads:
+            if isinstance(read, Output):
+                tables.setdefault(read.indicator.kind.name, {})[read.name] = None
+    if not work:
+        return _Loaded([], {})
     joined = read_spans(connection, "candles", PRICES_AND_AMOUNTS, timeframe, spans)
-    tables: dict[str, dict[str, None]] = {}
-    for read in (read for item in work for read in item.indicator.reads):
-        if isinstance(read, Output):
-            tables.setdefault(read.indicator.kind.name, {})[read.name] = None
     for table, names in tables.items():
         found = read_spans(connection, table, list(names), timeframe, spans)
         joined = {symbol: series.join(found[symbol]) for symbol, series in joined.items()}
-    return joined
+    return _Loaded(work, joined)
+
+
+def _run(loaded: _Loaded, timeframe: str) -> list[Advance]:
+    """The new rows of all that is due, symbols on threads: the kernels hold no interpreter lock."""
+    if len(loaded.work) < 2 * (os.cpu_count() or 1):
+        return [_advanced(item, loaded.series[item.symbol], timeframe) for item in loaded.work]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda item: _advanced(item, loaded.series[item.symbol], timeframe), loaded.work))
 
 
 def _advanced(item: Due, series: Series, timeframe: str) -> Advance:
@@ -244,20 +261,19 @@ def _columns(indicator: Indicator, series: Series, bars: slice, previous_close: 
 
 
 def _store(
-    warehouse: Warehouse, kind: str, advances: Sequence[Advance], timeframe: str, now: Instant, run_id: str | None
+    connection: duckdb.DuckDBPyConnection, kind: str, advances: Sequence[Advance], timeframe: str, now: Instant, run_id: str | None
 ) -> dict[str, int]:
     """Write one chunk; symbol -> rows written."""
     if not advances:
         return {}
-    with warehouse.write() as connection:
-        stale = store_advances(connection, kind, advances, next_revision(connection))
-        counts: dict[str, int] = {}
-        for advance in advances:
-            symbol = advance.after.symbol
-            if symbol not in stale:
-                counts[symbol] = max(counts.get(symbol, 0), len(advance.opened_at))
-        if counts:
-            emit(connection, f"{kind}_calculated", now, run_id, sorted(counts), timeframe, sum(counts.values()))
+    stale = store_advances(connection, kind, advances, next_revision(connection))
+    counts: dict[str, int] = {}
+    for advance in advances:
+        symbol = advance.after.symbol
+        if symbol not in stale:
+            counts[symbol] = max(counts.get(symbol, 0), len(advance.opened_at))
+    if counts:
+        emit(connection, f"{kind}_calculated", now, run_id, sorted(counts), timeframe, sum(counts.values()))
     return counts
 
 

@@ -62,6 +62,21 @@ def _next_past(past: Floats, x: Floats) -> Floats:
     return values
 
 
+@jit
+def movement(close: Floats, previous_close: float, sign: float) -> Floats:
+    """How far each close rose (sign 1) or fell (sign -1) since the one before, else 0; unknown if either is."""
+    out = np.empty(close.size)
+    if close.size > 0:
+        out[0] = sign * (close[0] - previous_close)
+    later, changes = close[1:], out[1:]
+    for i in range(changes.size):
+        changes[i] = sign * (later[i] - close[i])
+    for i in range(out.size):
+        change = out[i] if out[i] > 0 else 0.0
+        out[i] = change if abs(out[i]) < inf else nan
+    return out
+
+
 # A window starts at its index in `values`; those of `size` values are known in `sums`. One loop each, which vectorises.
 
 
@@ -92,8 +107,9 @@ def _add_windows(values: Floats, sums: Floats, size: int, count: int, excess: Fl
 
 @jit
 def _finish_means(values: Floats, excess: Floats, n: int, out: Floats) -> None:
+    share = 1.0 / n
     for i in range(out.size):
-        mean = values[i] + excess[i] / n
+        mean = values[i] + share * excess[i]
         out[i] = mean if abs(mean) < inf else nan
 
 
@@ -218,8 +234,9 @@ def _deviations(past: Floats, x: Floats, n: int, out: Floats) -> None:
             sums, wider_sums = wider_sums, sums
             squares, wider_squares = wider_squares, squares
             bit //= 2
+        share = 1.0 / n
         for i in range(deviations.size):
-            deviation = np.sqrt(squares[i] / n) + 0.0 * values[i]
+            deviation = np.sqrt(share * squares[i]) + 0.0 * values[i]  # unknown if a window of one is
             deviations[i] = deviation if deviation < inf else nan
 
 
@@ -263,6 +280,12 @@ def _window(n: int) -> list[float]:
 # ------------------------------------------------------------------------------------------------------- the indicators
 
 
+@jit
+def _reach(high: float, low: float, before: float) -> float:
+    reach = max(high - low, max(abs(high - before), abs(low - before)))
+    return reach if abs(high) + abs(low) + abs(before) < inf else nan
+
+
 @indicator(
     reads=lambda: ("high", "low", "close"),
     memory=lambda: (nan, 0.0),
@@ -280,14 +303,11 @@ def tr(memory: Floats, high: Floats, low: Floats, close: Floats) -> tuple[Floats
     out = np.empty((1, close.size))
     if close.size == 0:
         return memory.copy(), out
-    before = np.empty(close.size)
-    before[0] = memory[0] if memory[1] else close[0]  # a price of the bar itself adds nothing
-    for i in range(1, close.size):
-        before[i] = close[i - 1]
-    for i in range(close.size):
-        reach = max(high[i] - low[i], max(abs(high[i] - before[i]), abs(low[i] - before[i])))
-        known = abs(high[i]) < inf and abs(low[i]) < inf and abs(before[i]) < inf
-        out[0, i] = reach if known else nan
+    first = memory[0] if memory[1] else close[0]  # a price of the bar itself adds nothing
+    out[0, 0] = _reach(high[0], low[0], first)
+    ranges, high_after, low_after = out[0, 1:], high[1:], low[1:]
+    for i in range(ranges.size):
+        ranges[i] = _reach(high_after[i], low_after[i], close[i])
     return np.array([close[-1], 1.0]), out
 
 

@@ -1,7 +1,7 @@
 """Which page to ask for next, and what an answer covers. Pure: standings and candles in, decisions out.
 
-The covered span of a partition has no gap: it grows forward in steps that adjoin it, and backward from its oldest candle. So an interruption
-at any point leaves a span that the next collection goes on from, and asks for nothing twice.
+The covered span of a partition has no gap: it grows forward in steps that adjoin it, and backward from its oldest candle. So an
+interruption at any point leaves a span that the next collection goes on from, and asks for nothing twice.
 """
 
 from __future__ import annotations

@@ -173,7 +173,8 @@ def parse_candles(body: Any, symbol: str) -> Candles:
     """Candles of one market, oldest first. They come newest first:
 
     {"market": "KRW-BTC", "candle_date_time_utc": "2026-08-30T04:26:00", "opening_price": 108580000.0, "high_price": 108580000.0,
-     "low_price": 108536000.0, "trade_price": 108580000.0, "candle_acc_trade_price": 1389734.84452, "candle_acc_trade_volume": 0.01280224, ...}
+     "low_price": 108536000.0, "trade_price": 108580000.0, "candle_acc_trade_price": 1389734.84452,
+     "candle_acc_trade_volume": 0.01280224, ...}
     """
     with _shape("candles"):
         if any(row["market"] != symbol for row in body):
@@ -188,7 +189,9 @@ def parse_candles(body: Any, symbol: str) -> Candles:
 
 
 def _opened_at(text: str) -> Instant:
-    return int(datetime.strptime(text, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC).timestamp())
+    if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", text):
+        raise ValueError(f"time {text!r} is not like 2026-08-30T04:26:00")
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp())
 
 
 class _shape:  # noqa: N801  (reads as a word where it is used)

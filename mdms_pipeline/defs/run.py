@@ -125,7 +125,8 @@ def why_due(instance: DagsterInstance, warehouse: Warehouse, mdms: Mdms, screens
 def unrecorded(instance: DagsterInstance, warehouse: Warehouse, name: str) -> bool:
     """Whether anything was written that no run that ended well has told Dagster of.
 
-    A run reports each partition as it finds it, so all that was written before a successful refresh began is on record, and what it wrote itself.
+    A run reports each partition as it finds it, so all that was written before a successful refresh began is on record, and what it
+    wrote itself.
     """
     runs = instance.get_run_records(RunsFilter(job_name=JOB, statuses=[DagsterRunStatus.SUCCESS]), limit=50)
     latest = next((run for run in runs if name in run.dagster_run.tags.get(TIMEFRAMES_TAG, "").split(",")), None)

@@ -22,7 +22,8 @@ def screen_results_asset(screens: Sequence[Screen]) -> dg.AssetsDefinition:
     edges = sorted({table for screen in screens for table in tables((*screen.series, *screen.calls))} | {"candles"})
 
     @dg.asset(
-        group_name="screen", kinds={"duckdb"}, owners=OWNERS, deps=edges, partitions_def=GRID, backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name="screen", kinds={"duckdb"}, owners=OWNERS, deps=edges,
+        partitions_def=GRID, backfill_policy=dg.BackfillPolicy.single_run(),
         metadata={"dagster/table_name": "screen_results"},
     )  # fmt: skip
     def screen_results(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult[None]:
@@ -82,8 +83,17 @@ def _ranking_metadata(screen: Screen, found: Ranked | None) -> dict[str, Any]:
 def ranking_table(screen: Screen, found: Ranked) -> str:
     """The ranking in Markdown: place, market, and the values that decided."""
     head = ["", "market", "", *found.shown, "bars old", "unstable"]
-    lines = [[str(row.place), row.symbol, row.korean_name, *(_number(row.values.get(name)) for name in found.shown), str(row.age), row.unstable or ""]
-             for row in found.rows]  # fmt: skip
+    lines = [
+        [
+            str(row.place),
+            row.symbol,
+            row.korean_name,
+            *(_number(row.values.get(name)) for name in found.shown),
+            str(row.age),
+            row.unstable or "",
+        ]
+        for row in found.rows
+    ]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["-"] * len(head), *lines))
 
 

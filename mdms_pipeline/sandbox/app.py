@@ -363,6 +363,7 @@ async def no_route(_: Request, __: Exception) -> Response:
 
 def create_app(sandbox: Sandbox) -> Starlette:
     """The sandbox as an ASGI app: for `httpx.ASGITransport(app=...)` or `uvicorn.run(...)`."""
+    sandbox.warm()
     workers = anyio.CapacityLimiter(WORKERS)
     routes = [Route(path, served(sandbox, group, answer, workers), methods=["GET"]) for path, group, answer in ROUTES]
     app = Starlette(routes=routes, exception_handlers={404: no_route, 405: no_route})

@@ -21,7 +21,7 @@ import numpy as np
 
 from mdms_pipeline.market import DAY, TIMEFRAMES, Candles, Floats, Instant, Timeframe
 from mdms_pipeline.sandbox import world
-from mdms_pipeline.sandbox.limits import PER_SECOND, Limits, remaining_req
+from mdms_pipeline.sandbox.limits import GROUPS, PER_SECOND, Limits, remaining_req
 from mdms_pipeline.sandbox.model import CLOSE, HIGH, LAST_MS, LOW, OPEN, OPENED, PRICE_UNITS, VALUE, VOLUME, Ints, Nature, aggregate, reach
 from mdms_pipeline.sandbox.world import Market
 
@@ -239,7 +239,7 @@ class Sandbox:
         self.clock = clock
         self.faults = faults
         self.header: Callable[[str, int], str | None] = remaining_req
-        self.limits = Limits(dict.fromkeys(("market", "candles", "ticker", "orderbook"), PER_SECOND if limits else None))
+        self.limits = Limits(dict.fromkeys(GROUPS, PER_SECOND if limits else None))
         self.log: list[Logged] = []
         self._markets = world.first_markets()
         self._natures: dict[str, Nature] = {}
@@ -376,6 +376,11 @@ class Sandbox:
         if len(self.log) >= 2 * LOG_SIZE:
             del self.log[:LOG_SIZE]
         self.log.append(Logged(self.clock(), path, query, status))
+
+    def warm(self) -> None:
+        """Compile the kernels, or load them: 4 s once on a machine, 0.2 s once in a process, so that no request waits for it."""
+        nature = self._nature(next(iter(self._markets.values())))
+        extremes(nature, nature.listed_at // DAY * DAY, nature.listed_at // DAY * DAY + DAY)
 
     # Inside
 

@@ -1,7 +1,7 @@
 """Prices out of nothing but (seed, market, time): the one kernel every candle of the sandbox comes from.
 
 1. A market's level at midnight is layered noise: a common factor of the whole market plus moves of its own (`log_level`).
-2. Between two midnights `fill_day` pins a random bridge of 1440 minutes; some minutes of quiet markets see no trade.
+2. Between two midnights `fill_path` pins a random bridge; `fill_day` makes 1440 minutes of it. In quiet ones nobody trades.
 3. A minute has four ticks (open, both extremes, close) of equal size or, when little is traded, one; all on the price grid.
 4. `aggregate` adds minutes into buckets; a minute cut by the clock or by a bucket's edge is added tick by tick.
 
@@ -24,6 +24,7 @@ from mdms_pipeline.market import DAY, MINUTE, TICKS
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Bits = npt.NDArray[np.uint64]
 Whole = int | np.signedinteger[Any]
 
 PRICE_UNITS = 100_000_000  # whole price units in one unit of the quote currency
@@ -154,7 +155,7 @@ def snap(prices: Floats, least: float, most: float, flat_tick: float) -> None:
 
 
 @jit
-def frame(nature: Nature, day: int) -> tuple[float, float, float, float, float, float]:
+def outline(nature: Nature, day: int) -> tuple[float, float, float, float, float, float]:
     """A day before its minutes: price at both midnights, standard deviation (fraction), how wild, and the bounds (price units).
 
     Two and a half deviations beyond both midnights no minute goes: 1 day in 100 000 would. So `reach` knows a day's extremes.
@@ -174,7 +175,7 @@ def reach(nature: Nature, first_day: int, days: int) -> Floats:
     """Prices (2, days) on the grid, in price units, that no minute of these days can be below or above."""
     bounds = np.empty((2, days))
     for i in range(days):
-        _, _, _, _, bounds[0, i], bounds[1, i] = frame(nature, first_day + i)
+        _, _, _, _, bounds[0, i], bounds[1, i] = outline(nature, first_day + i)
     least, most = np.inf, 0.0
     for i in range(days):
         least, most = min(least, bounds[0, i]), max(most, bounds[1, i])
@@ -184,47 +185,53 @@ def reach(nature: Nature, first_day: int, days: int) -> Floats:
 
 
 @jit
-def fill_day(nature: Nature, day: int, path: Floats, high: Floats, low: Floats, lots: Floats, bits: npt.NDArray[np.uint64]) -> None:
-    """The minutes of one day, all whole numbers: minute i runs from path[i] to path[i + 1] (price units).
+def fill_path(nature: Nature, day: int, path: Floats, bits: Bits, steps: Floats) -> None:
+    """The bridge of one day: `path[i]` is the price (price units, not yet on the grid) as minute i opens, `path[1440]` the next midnight's.
 
-    `lots` per tick: 0 where nobody traded; below 0 for a lone tick, which has the price path[i]. `path` holds 1441 numbers, the
-    others 1440; `bits` is scratch.
+    `bits` are the minutes' own random bits: three of their four 16-bit draws make the step, the fourth decides if anybody trades.
     """
+    start, end, sd, _, least, most = outline(nature, day)
     key = mix(np.uint64(nature.key) + np.uint64(day) * _GOLDEN)
-    start, end, sd, wild, least, most = frame(nature, day)
-    step = start * sd / (_STEP_SD * sqrt(MINUTES))
-    busy = wild * exp(0.5 * noise(nature.key, BUSY_SLOWLY, day, _DAYS_60) + 0.5 * draw(nature.key, BUSY_TODAY, day))
-    per_minute = 1.06 * nature.turnover * busy / MINUTES
-    per_step = 1.0 / step
-    lots_per_worth = 0.25 * nature.lots * PRICE_UNITS
-    holed = day % HOLE_EVERY == HOLE_PHASE
-
     for i in range(MINUTES):
         bits[i] = mix(key + np.uint64(i) * _GOLDEN)
     for i in range(MINUTES):
         b = bits[i]
-        high[i] = float((b & _LOW16) + ((b >> _S16) & _LOW16) + ((b >> _S32) & _LOW16)) * _UNIT - 1.5
+        steps[i] = float((b & _LOW16) + ((b >> _S16) & _LOW16) + ((b >> _S32) & _LOW16)) * _UNIT - 1.5
     total = 0.0
     for hour in range(24):
         lively = 1.0 + 0.5 * draw(nature.key, BUSY_HOUR, day * 24 + hour)
         for i in range(hour * 60, hour * 60 + 60):
             path[i] = total
-            total += lively * high[i]
+            total += lively * steps[i]
     path[MINUTES] = total
+    step = start * sd / (_STEP_SD * sqrt(MINUTES))
     slope = (end - start - step * total) / MINUTES
     for i in range(MINUTES + 1):
         price = start + slope * i + step * path[i]
         price = price if price > least else least
         path[i] = price if price < most else most
-    top, bottom = int(start), int(start)
-    for i in range(MINUTES + 1):  # whole numbers: a maximum of floats would not be vectorised
-        top, bottom = max(top, int(path[i])), min(bottom, int(path[i]))
 
+
+@jit
+def fill_day(nature: Nature, day: int, path: Floats, high: Floats, low: Floats, lots: Floats, bits: Bits) -> None:
+    """The minutes of one day, all whole numbers: minute i runs from path[i] to path[i + 1] (price units).
+
+    `lots` per tick: 0 where nobody traded; below 0 for a lone tick, which has the price path[i]. `path` holds 1441 numbers, the
+    others 1440; `bits` is scratch. Loops are written out, without max and min, so that they are vectorised.
+    """
+    start, _, sd, wild, least, most = outline(nature, day)
+    fill_path(nature, day, path, bits, high)
+    step = start * sd / (_STEP_SD * sqrt(MINUTES))  # price units, as in `fill_path`
+    per_step = 1.0 / step
+    busy = wild * exp(0.5 * noise(nature.key, BUSY_SLOWLY, day, _DAYS_60) + 0.5 * draw(nature.key, BUSY_TODAY, day))
+    per_minute = 1.06 * nature.turnover * busy / MINUTES  # quote currency; 1.06 brings the mean to `turnover`
+    lots_per_worth = 0.25 * nature.lots * PRICE_UNITS
+    holed = day % HOLE_EVERY == HOLE_PHASE
     for hour in range(24):
         lively = 1.0 + 0.5 * draw(nature.key, BUSY_HOUR, day * 24 + hour)
         evening = 1.25 if 10 <= hour < 16 else 0.85  # 19:00 to 01:00 KST
-        wanted = per_minute * lively * evening  # quote currency in this minute
-        chance = 1.0 - exp(-wanted / (10.0 * nature.min_order))
+        wanted = per_minute * lively * evening
+        chance = 1.0 - exp(-wanted / (10.0 * nature.min_order))  # of a trade in a minute: orders of ten times the minimum
         if holed and HOLE_FROM <= hour * 60 < HOLE_TO:
             chance = 0.0
         size = 0.25 * wanted / max(chance, 1e-9)
@@ -236,10 +243,14 @@ def fill_day(nature: Nature, day: int, path: Floats, high: Floats, low: Floats, 
             high[i] = above if above < most else most
             under = (last if first > last else first) - step * down * down
             low[i] = under if under > least else least
+            # Heavy-tailed, and larger where the price moves.
             worth = size * (0.6 + 0.8 * abs(first - last) * per_step) / (float((c >> _S16) & _LOW16) * _UNIT + 0.02)
             lot = float(int((worth if worth > nature.min_order else nature.min_order) * lots_per_worth / first)) + 1.0
             lot = -lot if worth < 4.0 * nature.min_order else lot  # too little for four orders
             lots[i] = lot if float(bits[i] >> _S48) * _UNIT < chance else 0.0
+    top, bottom = int(start), int(start)
+    for i in range(MINUTES + 1):  # whole numbers: a maximum of floats would not be vectorised
+        top, bottom = max(top, int(path[i])), min(bottom, int(path[i]))
     debut = (nature.listed_at - day * DAY) // MINUTE
     if 0 <= debut < MINUTES and lots[debut] == 0.0:
         lots[debut] = -float(int(nature.min_order * lots_per_worth / path[debut])) - 1.0

@@ -156,7 +156,8 @@ def ranking(connection: duckdb.DuckDBPyConnection, screen: Screen) -> Ranked | N
     here = "FROM screen_results LEFT JOIN symbols USING (symbol) WHERE screen = ? AND instant = make_timestamp(?::BIGINT * 1000000)"
     outcomes = dict(connection.execute(f"SELECT verdict, count(*) {here} GROUP BY verdict", [screen.name, row[0]]).fetchall())
     rows = connection.execute(
-        f"""SELECT place, symbol, coalesce(korean_name, ''), coalesce(english_name, ''), age, unstable, rank_value, screen_results.turnover, details
+        f"""SELECT place, symbol, coalesce(korean_name, ''), coalesce(english_name, ''), age, unstable, rank_value,
+                   screen_results.turnover, details
             {here} AND place <= ? ORDER BY place""",
         [screen.name, row[0], screen.limit],
     ).fetchall()
@@ -164,7 +165,8 @@ def ranking(connection: duckdb.DuckDBPyConnection, screen: Screen) -> Ranked | N
 
 
 def _ranked_row(*cells: Any) -> RankedRow:
-    return RankedRow(*cells[:-1], _values(cells[-1]))
+    names = ("place", "symbol", "korean_name", "english_name", "age", "unstable", "rank_value", "turnover")
+    return RankedRow(**dict(zip(names, cells[:-1], strict=True)), values=_values(cells[-1]))
 
 
 def _values(details: str) -> dict[str, float | None]:
@@ -184,7 +186,8 @@ def unscreened(connection: duckdb.DuckDBPyConnection, screens: Sequence[Screen])
         held = (
             now is not None
             and connection.execute(
-                "SELECT 1 FROM screen_results WHERE screen = ? AND fingerprint = ? AND instant = make_timestamp(?::BIGINT * 1000000) LIMIT 1",
+                """SELECT 1 FROM screen_results
+                   WHERE screen = ? AND fingerprint = ? AND instant = make_timestamp(?::BIGINT * 1000000) LIMIT 1""",
                 [screen.name, screen.fingerprint, instant_of(screen, now)],
             ).fetchone()
         )

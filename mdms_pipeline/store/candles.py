@@ -81,7 +81,8 @@ def store_pages(
 ) -> dict[Partition, int]:
     """Store pages and what follows from them in the caller's transaction; partition -> candles that were new.
 
-    `as_of` is the instant whose newest slot was asked for, `now` the time of writing. What lies inside of the stored coverage is known already and is left out: two processes that fetch the same page store it once.
+    `as_of` is the instant whose newest slot was asked for, `now` the time of writing. What lies inside of the stored coverage is known
+    already and is left out: two processes that fetch the same page store it once.
     """
     before = standings(connection, {page.partition for page in pages})
     after = dict(before)
@@ -178,6 +179,7 @@ def _quarantine(connection: duckdb.DuckDBPyConnection, pages: Sequence[Page], no
         if page.refused is not None:
             with incoming(connection, [candle_rows(page.symbol, page.timeframe, page.refused)]):
                 connection.execute(
-                    f"INSERT INTO quarantine BY NAME SELECT {KEY}, * EXCLUDE (symbol, timeframe, opened_at), ? AS reason, make_timestamp(?::BIGINT * 1000000) AS refused_at FROM incoming",
+                    f"""INSERT INTO quarantine BY NAME SELECT {KEY}, * EXCLUDE (symbol, timeframe, opened_at), ? AS reason,
+                        make_timestamp(?::BIGINT * 1000000) AS refused_at FROM incoming""",
                     [page.reason, now],
                 )

@@ -72,8 +72,8 @@ def next_revision(connection: duckdb.DuckDBPyConnection) -> int:
 def store_advances(connection: duckdb.DuckDBPyConnection, table: str, advances: Sequence[Advance], revision: int) -> set[str]:
     """Store rows and memories of one kind and one timeframe; the symbols that were left out.
 
-    A symbol is left out where another process has advanced it, or its candles were revised, since its rows were calculated. What was calculated
-    from the start gets `revision`.
+    A symbol is left out where another process has advanced it, or its candles were revised, since its rows were calculated. What was
+    calculated from the start gets `revision`.
     """
     frame = advances[0].after.timeframe
     symbols = sorted({advance.after.symbol for advance in advances})

@@ -49,7 +49,7 @@ def events_after(connection: duckdb.DuckDBPyConnection, cursor: int, limit: int 
             WHERE id > ? ORDER BY id LIMIT ?""",
         [cursor, limit],
     ).fetchall()
-    return [Event(id, type, tuple(symbols or ()), *rest) for id, type, symbols, *rest in rows]
+    return [Event(number, kind, tuple(symbols or ()), *rest) for number, kind, symbols, *rest in rows]
 
 
 @dataclass(frozen=True)
@@ -95,3 +95,9 @@ def writers_since(connection: duckdb.DuckDBPyConnection, timeframe: str, since: 
         "SELECT DISTINCT run_id FROM events WHERE timeframe = ? AND happened_at >= make_timestamp(?::BIGINT * 1000000)", [timeframe, since]
     ).fetchall()
     return {run_id for (run_id,) in rows}
+
+
+def newest_event(connection: duckdb.DuckDBPyConnection) -> dict[str, object] | None:
+    """Id and type of the last event: where a new reader's cursor may begin."""
+    row = connection.execute("SELECT id, type FROM events ORDER BY id DESC LIMIT 1").fetchone()
+    return None if row is None else {"id": row[0], "type": row[1]}

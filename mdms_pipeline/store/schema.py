@@ -23,7 +23,8 @@ TABLES: dict[str, str] = {
     # closed candles only; volume in the base asset, value in KRW
     "candles": f"{KEY}, open DOUBLE, high DOUBLE, low DOUBLE, close DOUBLE, volume DOUBLE, value DOUBLE",
     # candles that cannot be, refused before they were stored
-    "quarantine": f"{KEY}, open DOUBLE, high DOUBLE, low DOUBLE, close DOUBLE, volume DOUBLE, value DOUBLE, reason VARCHAR, refused_at TIMESTAMP",
+    "quarantine": f"""{KEY}, open DOUBLE, high DOUBLE, low DOUBLE, close DOUBLE, volume DOUBLE, value DOUBLE, reason VARCHAR,
+        refused_at TIMESTAMP""",
     # the half-open span that was really asked for: inside, a missing candle means no trade; outside, not known
     "coverage": "symbol VARCHAR NOT NULL, timeframe VARCHAR NOT NULL, covered_from TIMESTAMP, covered_to TIMESTAMP",
     # freshness lives here and nowhere else; `begins` is set when the exchange has nothing older; `revision` grows when history changes
@@ -37,8 +38,9 @@ TABLES: dict[str, str] = {
         fingerprint VARCHAR NOT NULL, reads VARCHAR NOT NULL, revision INTEGER NOT NULL, watermark TIMESTAMP, bars BIGINT NOT NULL,
         calculated BIGINT NOT NULL, memory BLOB NOT NULL""",
     # what each step did and how long it took
-    "work": """run_id VARCHAR, step VARCHAR NOT NULL, timeframe VARCHAR, started_at TIMESTAMP, seconds DOUBLE, partitions BIGINT, hit BIGINT,
-        incremental BIGINT, from_start BIGINT, skipped BIGINT, failed BIGINT, rows BIGINT, requests BIGINT""",
+    "work": """run_id VARCHAR, step VARCHAR NOT NULL, timeframe VARCHAR, started_at TIMESTAMP, seconds DOUBLE,
+        partitions BIGINT, hit BIGINT, incremental BIGINT, from_start BIGINT, skipped BIGINT, failed BIGINT, rows BIGINT,
+        requests BIGINT""",
     "screen_results": """screen VARCHAR NOT NULL, timeframe VARCHAR NOT NULL, instant TIMESTAMP NOT NULL, symbol VARCHAR NOT NULL,
         verdict VARCHAR NOT NULL, reason VARCHAR, age INTEGER, unstable VARCHAR, place INTEGER, rank_value DOUBLE, turnover DOUBLE,
         details VARCHAR, fingerprint VARCHAR, run_id VARCHAR""",
@@ -75,6 +77,14 @@ def make(connection: duckdb.DuckDBPyConnection, exchange: str) -> Held:
     connection.executemany("INSERT INTO meta VALUES (?, ?)", [("version", str(VERSION)), ("exchange", exchange), ("no_trade", "skip")])
     make_view(connection, [])
     return Held(VERSION, exchange)
+
+
+def adopt(connection: duckdb.DuckDBPyConnection, exchange: str) -> bool:
+    """Give a warehouse that never knew a market to another exchange; False where it knows any."""
+    if connection.execute("SELECT 1 FROM symbols LIMIT 1").fetchone():
+        return False
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'exchange'", [exchange])
+    return True
 
 
 def indicator_tables(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:

@@ -1,8 +1,8 @@
 """The warehouse file: who may open it, when, and what happens when it goes wrong.
 
 DuckDB lets one process write a file, and shuts everybody else out while it does. So transactions, not runs, are serialised: one
-operating-system lock beside the file, shared by readers, exclusive for a writer, held for milliseconds. A notebook or the DuckDB shell takes
-no such lock; a short retry with jitter gets past those.
+operating-system lock beside the file, shared by readers, exclusive for a writer, held for milliseconds. A notebook or the DuckDB shell
+takes no such lock; a short retry with jitter gets past those.
 
     StoreError
     ├── WarehouseBusy      the lock, or the file, was not free within the deadline
@@ -89,11 +89,16 @@ class Warehouse:
         if held is None or held.version != schema.VERSION:
             with self.write() as connection:
                 held = schema.make(connection, self.exchange)
-        if held.exchange != self.exchange:
+        if held.exchange != self.exchange and not self._adopted():
             raise WrongExchange(
                 f"warehouse {self.path} holds candles of {held.exchange}, not of {self.exchange}: "
                 f"set MDMS_EXCHANGE_URL={held.exchange}, or MDMS_HOME to another folder"
             )
+
+    def _adopted(self) -> bool:
+        """Take over a warehouse that holds nothing yet: asking for its status must not bind it to an exchange."""
+        with self.write() as connection:
+            return schema.adopt(connection, self.exchange)
 
     @contextmanager
     def _turn(self, kind: int) -> Iterator[None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 Column = Sequence[float | None]
 
@@ -69,14 +70,14 @@ def ema(x: Column, n: int) -> list[float | None]:
 
 def tr(high: Column, low: Column, close: Column) -> list[float | None]:
     result: list[float | None] = []
-    for i, (h, l) in enumerate(zip(high, low, strict=True)):
-        if h is None or l is None:
+    for i, (top, bottom) in enumerate(zip(high, low, strict=True)):
+        if top is None or bottom is None:
             result.append(None)
         elif i == 0:
-            result.append(h - l)
+            result.append(top - bottom)
         else:
             c = close[i - 1]
-            result.append(None if c is None else max(h - l, abs(h - c), abs(l - c)))
+            result.append(None if c is None else max(top - bottom, abs(top - c), abs(bottom - c)))
     return result
 
 
@@ -86,7 +87,7 @@ def atr(high: Column, low: Column, close: Column, n: int) -> list[float | None]:
 
 def changes(close: Column, sign: int) -> list[float | None]:
     result: list[float | None] = [None]
-    for before, after in zip(close, close[1:], strict=False):
+    for before, after in pairwise(close):
         result.append(None if before is None or after is None else max(sign * (after - before), 0.0))
     return result[: len(close)]
 
@@ -126,12 +127,14 @@ def bollinger(close: Column, n: int, k: float) -> dict[str, list[float | None]]:
         "middle": middle,
         "upper": upper,
         "lower": lower,
-        "percent_b": each(lambda c, u, l: (c - l) / (u - l) if u > l else None, close, upper, lower),
-        "bandwidth": each(lambda u, l, m: (u - l) / m, upper, lower, middle),
+        "percent_b": each(lambda c, up, low: (c - low) / (up - low) if up > low else None, close, upper, lower),
+        "bandwidth": each(lambda up, low, mid: (up - low) / mid, upper, lower, middle),
     }
 
 
 def stoch(high: Column, low: Column, close: Column, n: int, a: int, b: int) -> dict[str, list[float | None]]:
-    raw = each(lambda c, t, l: 100 * (c - l) / (t - l) if t > l else None, close, highest(high, n), lowest(low, n))
+    raw = each(
+        lambda c, top, bottom: 100 * (c - bottom) / (top - bottom) if top > bottom else None, close, highest(high, n), lowest(low, n)
+    )
     k = sma(raw, a)
     return {"raw": raw, "k": k, "d": sma(k, b)}

@@ -52,18 +52,22 @@ def assert_agrees(indicator: Indicator, candles: Candles) -> None:
         assert not np.isinf(column).any()
         assert np.array_equal(np.isnan(column), np.isnan(theirs)), f"{indicator}.{output}: known at other bars"
         if (~np.isnan(theirs)).any():
-            size = np.nanmax(candles.close[np.isfinite(candles.close)]) if output in ("line", "signal", "histogram") else np.nanmax(np.abs(theirs))
+            size = (
+                np.nanmax(candles.close[np.isfinite(candles.close)])
+                if output in ("line", "signal", "histogram")
+                else np.nanmax(np.abs(theirs))
+            )
             slack = ORACLE_DIFFERENCE * size if output in DIFFERENCES else 0.0
             np.testing.assert_allclose(column, theirs, rtol=ORACLE, atol=slack, err_msg=f"{indicator}.{output}")
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("indicator", (*DEFAULTS, *SMALL), ids=str)
+@pytest.mark.parametrize("indicator", [*DEFAULTS, *SMALL], ids=str)
 def test_the_oracle_agrees(indicator: Indicator, level: float) -> None:
     assert_agrees(indicator, market(21, 300, level))
 
 
-@pytest.mark.parametrize("indicator", (*DEFAULTS, *SMALL), ids=str)
+@pytest.mark.parametrize("indicator", [*DEFAULTS, *SMALL], ids=str)
 def test_the_oracle_agrees_about_the_unknown(indicator: Indicator) -> None:
     assert_agrees(indicator, still(with_values(market(22, 420), [0, 5, 31, 32, 160], np.nan), 260, 330))
 

@@ -22,7 +22,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.definitions.asset_checks.asset_check_spec import AssetCheckKey
 from dagster._core.instance import RUNLESS_RUN_ID
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
@@ -134,8 +133,16 @@ def record(instance: dg.DagsterInstance, calls: list[list[dg.EventLogEntry]]) ->
     """From now on `calls` gets every list of events that the instance hands to its event log."""
     log: Any = instance.event_log_storage
     one, many = log.store_event, log.store_event_batch
-    log.store_event = lambda event: (calls.append([event]), one(event))
-    log.store_event_batch = lambda events: (calls.append(list(events)), many(events))
+
+    def store_event(event: dg.EventLogEntry) -> None:
+        calls.append([event])
+        one(event)
+
+    def store_event_batch(events: Sequence[dg.EventLogEntry]) -> None:
+        calls.append(list(events))
+        many(events)
+
+    log.store_event, log.store_event_batch = store_event, store_event_batch
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["subset planned", "each planned"])
@@ -224,7 +231,7 @@ def test_every_row_of_every_file_is_the_same(pair: Pair) -> None:
 
 ASSETS = [dg.AssetKey(name) for name in ("candles", "ranks", "universe", "exchange", "live")]
 MATERIALIZED, OBSERVED = dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION
-CHECKS = [AssetCheckKey(ASSETS[0], "fresh"), AssetCheckKey(ASSETS[0], "gaps"), AssetCheckKey(ASSETS[2], "not_empty")]
+CHECKS = [dg.AssetCheckKey(ASSETS[0], "fresh"), dg.AssetCheckKey(ASSETS[0], "gaps"), dg.AssetCheckKey(ASSETS[2], "not_empty")]
 QUERIES: dict[str, Callable[[dg.DagsterInstance, list[str]], Any]] = {
     "keys": lambda i, _: i.get_asset_keys(),
     "counts": lambda i, _: [len(i.get_materialized_partitions(key)) for key in ASSETS],
@@ -256,7 +263,7 @@ QUERIES: dict[str, Callable[[dg.DagsterInstance, list[str]], Any]] = {
     "step stats": lambda i, runs: [i.get_run_step_stats(run) for run in runs],
     "partitions of a run": lambda i, runs: [i.get_asset_partitions_for_run(run) for run in runs],
     "keys of a run": lambda i, runs: [i.get_asset_keys_for_run(run) for run in runs],
-    "summaries": lambda i, _: i.get_asset_event_summary_records(MATERIALIZED),
+    "summaries": lambda i, _: i.get_asset_event_summary_records(dg.DagsterEventType.ASSET_MATERIALIZATION),
     "dynamic partitions": lambda i, _: (i.get_dynamic_partitions("symbol"), i.has_dynamic_partition("symbol", SYMBOLS[1])),
     "data versions": lambda i, _: i.event_log_storage.get_latest_storage_id_by_partition(ASSETS[0], MATERIALIZED, set(KEYS[:2])),
     "planned info": lambda i, _: [i.get_latest_planned_materialization_info(key) for key in ASSETS],
@@ -553,7 +560,8 @@ def test_dagster_yaml_is_written_and_renewed_until_a_user_edits_it(tmp_path: Pat
     assert path == home / "dagster.yaml"
     with dg.DagsterInstance.from_config(str(home)) as instance:
         assert isinstance(instance.event_log_storage, storage.BatchingSqliteEventLogStorage)
-        assert isinstance(instance.get_ref().storage.event_log_storage, storage.BatchingSqliteEventLogStorage)
+        passed_on: Any = instance.get_ref().storage  # what a run's own process gets
+        assert isinstance(passed_on.event_log_storage, storage.BatchingSqliteEventLogStorage)
         assert not instance.telemetry_enabled
         assert not instance.run_retries_enabled
         assert not instance.run_monitoring_enabled

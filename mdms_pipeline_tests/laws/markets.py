@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def in_pieces(indicator: Indicator, columns: list[Floats], cuts: list[int]) -> t
     bars = len(columns[0])
     edges = [0, *sorted(cuts), bars]
     memory, outputs = indicator.memory, []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         memory, piece = run(indicator, memory, [column[start:stop] for column in columns])
         outputs.append(piece)
     return memory, np.concatenate(outputs, axis=1)
