@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -16,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from mdms_pipeline import show
+from mdms_pipeline.cli_service import commands as service_commands
+from mdms_pipeline.cli_truth import TimeLeft, date_of, stepping
+from mdms_pipeline.cli_truth import commands as truth_commands
 from mdms_pipeline.market import SETTLE, TIMEFRAMES, iso
 from mdms_pipeline.settings import SETTINGS, SettingError, Settings
 from mdms_pipeline.show import ERR, MODES, OUT
@@ -47,13 +49,14 @@ class Commands(click.Group):
 
 def _expected(error: BaseException) -> bool:
     """Whether this error explains itself to a user."""
+    from mdms_pipeline.collect.capacity import OverCapacity
     from mdms_pipeline.collect.universe import UnknownSymbol
     from mdms_pipeline.collect.wire import ExchangeError
     from mdms_pipeline.rules import RuleError
     from mdms_pipeline.store import StoreError
     from mdms_pipeline.vocabulary import ExtensionError
 
-    return isinstance(error, (SettingError, StoreError, ExchangeError, UnknownSymbol, RuleError, ExtensionError, UserError))
+    return isinstance(error, (SettingError, StoreError, ExchangeError, UnknownSymbol, OverCapacity, RuleError, ExtensionError, UserError))
 
 
 class UserError(Exception):
@@ -73,24 +76,26 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for p
 @contextmanager
 def watched(quiet: bool) -> Iterator[Callable[[str, int], Any]]:
     """A progress bar per step on stderr; nothing where stderr is no terminal, or `quiet`."""
-    name, times = TextColumn("{task.description:<16}"), (TimeElapsedColumn(), TimeRemainingColumn())
+    name, times = TextColumn("{task.description:<16}"), (TimeElapsedColumn(), TimeLeft())
     with Progress(
         SpinnerColumn(), name, BarColumn(), MofNCompleteColumn(), *times, console=ERR, disable=quiet or not ERR.is_terminal, transient=True
     ) as bars:
-
-        @contextmanager
-        def step(name: str, total: int) -> Iterator[Callable[[int], None]]:
-            task = bars.add_task(name, total=total)
-            yield lambda done: bars.advance(task, done)
-            bars.remove_task(task)
-
-        yield step
+        yield stepping(bars)
 
 
 def _warehouse(settings: Settings) -> Any:
     from mdms_pipeline.store import Warehouse
 
-    return Warehouse(settings.warehouse, settings.exchange_url, settings.memory_mb)
+    return Warehouse(settings.warehouse, settings.exchange_url, settings.memory_mb, no_trade=settings.no_trade)
+
+
+def _check_capacity(settings: Settings, warehouse: Any) -> None:
+    """Refuse what the exchange would not allow for long."""
+    from mdms_pipeline.collect.capacity import check_capacity
+    from mdms_pipeline.store.universe import listed
+
+    with warehouse.read() as connection:
+        check_capacity(settings, listed(connection))
 
 
 def _print_json(value: Any) -> None:
@@ -114,6 +119,7 @@ def run(only_plan: bool, as_json: bool) -> None:
         return
     import logging
 
+    _check_capacity(settings, warehouse)
     from mdms_pipeline.defs.resources import Mdms
     from mdms_pipeline.defs.run import refresh, use_home
     from mdms_pipeline.screen.look import screens_of
@@ -218,8 +224,9 @@ def _hint(name: str, known: Sequence[str]) -> str:
 @main.command()
 @symbol_option
 @timeframe_option
+@click.option("--since", callback=date_of, help="Also everything back to this date, such as 2017-09-25 (UTC), or to the listing.")
 @as_json
-def collect(symbols: Sequence[str], timeframes: Sequence[str], as_json: bool) -> None:
+def collect(symbols: Sequence[str], timeframes: Sequence[str], since: int | None, as_json: bool) -> None:
     """Layer 1 alone: update the universe, and collect what is missing up to the newest closed candle."""
     from mdms_pipeline.collect.client import connect
     from mdms_pipeline.collect.fill import fill
@@ -227,14 +234,16 @@ def collect(symbols: Sequence[str], timeframes: Sequence[str], as_json: bool) ->
 
     settings = Settings.load()
     warehouse = _warehouse(settings)
+    _check_capacity(settings, warehouse)
 
     async def work() -> Any:
-        async with connect(settings.exchange_url) as exchange:
+        async with connect(settings.exchange_url, settings.clock) as exchange:
             await update_universe(exchange, warehouse, settings)
+            _check_capacity(settings, warehouse)
             markets, frames = _chosen(settings, warehouse, symbols, timeframes)
             partitions = [(symbol, name) for name in sorted(frames, key=list(TIMEFRAMES).index) for symbol in sorted(markets)]
-            with watched(as_json) as progress, progress("candles", len(partitions)) as advanced:
-                return await fill(exchange, warehouse, partitions, settings.history, progress=advanced)
+            with watched(as_json) as progress:
+                return await fill(exchange, warehouse, partitions, settings.history, progress=progress, since=since)
 
     filled = asyncio.run(work())
     failed = {" ".join(partition): filled.reasons[partition] for partition in filled.failed()}
@@ -242,11 +251,15 @@ def collect(symbols: Sequence[str], timeframes: Sequence[str], as_json: bool) ->
     candles = sum(filled.candles.values())
     if as_json:
         _print_json(
-            {"candles": candles, "requests": filled.requests, "seconds": round(filled.seconds, 2), "states": states, "failed": failed}
+            {
+                "candles": candles, "requests": filled.requests, "quiet": filled.quiet, "seconds": round(filled.seconds, 2),
+                "states": states, "failed": failed,
+            }
         )
     else:
         ended = ", ".join(f"{count} {state}" for state, count in states.items())
-        OUT.print(f"{candles:,} candles in {filled.requests} requests, {filled.seconds:.1f} s; {ended}")
+        quiet = f", {filled.quiet} without a trade by one ticker" if filled.quiet else ""
+        OUT.print(f"{candles:,} candles in {filled.requests} requests, {filled.seconds:.1f} s{quiet}; {ended}")
         show.show_failed(failed)
     if failed and len(failed) == len(filled.states):
         raise UserError(f"no market could be collected: {next(iter(failed.values()))}")
@@ -319,7 +332,7 @@ def screen(name: str | None, as_json: bool) -> None:
     else:
         show.show_rankings(rankings)
     for screen in chosen:
-        at, newest = rankings[screen.name]["at"], iso(instant_of(screen, time.time()))
+        at, newest = rankings[screen.name]["at"], iso(instant_of(screen, settings.clock()))
         if at != newest:
             click.echo(f"mdms: {screen.name} stands on the candle of {at}; that of {newest} has closed since: run `mdms run`", err=True)
     for error in loaded.errors if name is None else ():
@@ -394,8 +407,10 @@ def _plan(plan: Any, as_json: bool) -> None:
 @as_json
 def status(as_json: bool) -> None:
     """How fresh every market and timeframe is, and what is wrong with those that are not."""
+    from mdms_pipeline.store.alerts import alerts
     from mdms_pipeline.store.candles import standings
     from mdms_pipeline.store.journal import newest_event
+    from mdms_pipeline.store.subscribe import cursors
     from mdms_pipeline.store.universe import universe
 
     settings = Settings.load()
@@ -403,14 +418,18 @@ def status(as_json: bool) -> None:
         known, collected = standings(connection), universe(connection)
         indicators = dict(connection.execute("SELECT timeframe, count(DISTINCT indicator) FROM memory GROUP BY timeframe").fetchall())
         last = newest_event(connection)
+        wrong, held_up = alerts(connection, only_open=True), [cursor for cursor in cursors(connection) if cursor.error]
+    now = int(settings.clock()) - SETTLE
     report = {
         "warehouse": str(settings.warehouse),
         "bytes": settings.warehouse.stat().st_size,
         "exchange": settings.exchange_url,
         "collected": len(collected),
-        "timeframes": _timeframes(known.values(), indicators),
-        "not_fresh": _not_fresh(known.values()),
+        "timeframes": _timeframes(known.values(), indicators, now),
+        "not_fresh": _not_fresh(known.values(), now),
         "last_event": last,
+        "alerts": [f"{alert.kind} since {iso(alert.raised_at)}: {alert.message}" for alert in wrong],
+        "held_up": {cursor.subscriber: f"{cursor.attempts} failures: {cursor.error}" for cursor in held_up},
     }
     if as_json:
         _print_json(report)
@@ -418,9 +437,8 @@ def status(as_json: bool) -> None:
         show.show_status(report)
 
 
-def _timeframes(known: Collection[Any], indicators: Mapping[str, int]) -> list[dict[str, Any]]:
+def _timeframes(known: Collection[Any], indicators: Mapping[str, int], now: int) -> list[dict[str, Any]]:
     """Totals by timeframe, finest first."""
-    now = int(time.time()) - SETTLE
     frames = []
     for name in TIMEFRAMES:
         mine = [standing for standing in known if standing.timeframe == name]
@@ -440,9 +458,8 @@ def _timeframes(known: Collection[Any], indicators: Mapping[str, int]) -> list[d
     return frames
 
 
-def _not_fresh(known: Collection[Any]) -> dict[str, str]:
+def _not_fresh(known: Collection[Any], now: int) -> dict[str, str]:
     """Partition -> state and reason, of those that are collected and not up to date."""
-    now = int(time.time()) - SETTLE
     odd = {f"{standing.symbol} {standing.timeframe}": (standing.at(now), standing.reason) for standing in known}
     return {
         name: state + (f": {reason}" if reason else "")
@@ -478,15 +495,26 @@ def dev(port: int) -> None:
 
     settings = Settings.load()
     warehouse = _warehouse(settings)
+    _check_capacity(settings, warehouse)
     with use_home(settings) as instance:
         try:
             asyncio.run(refresh_universe(instance, warehouse, Mdms(settings)))
         except ExchangeError as error:
             click.echo(f"mdms: the exchange does not answer, so the universe stays as it was: {error}", err=True)
     root = Path(__file__).resolve().parent.parent
+    os.environ["MDMS_HOME"] = str(settings.home)  # Dagster's processes work in another folder than the user does
+    if settings.extensions:
+        os.environ["MDMS_EXTENSIONS"] = str(settings.extensions)
     os.chdir(root)
-    dagster = str(Path(sys.executable).parent / "dagster")
-    os.execv(dagster, [dagster, "dev", "--workspace", str(root / "workspace.yaml"), "--port", str(port)])
+    click.echo(f"Dagster's UI will be on http://127.0.0.1:{port} in a moment; Ctrl-C ends it", err=True)
+    quiet = ("-W", "ignore:Function `dev_command`")  # `dagster dev` says that there is `dg dev`, which has no --workspace
+    os.execv(
+        sys.executable, [sys.executable, *quiet, "-m", "dagster", "dev", "--workspace", str(root / "workspace.yaml"), "--port", str(port)]
+    )
+
+
+for command in (*service_commands, *truth_commands):  # events, alerts, prune; coverage, verify
+    main.add_command(command)
 
 
 if __name__ == "__main__":

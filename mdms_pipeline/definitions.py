@@ -1,12 +1,23 @@
-"""What Dagster loads: the assets of the catalog, of the screens and of the universe, with checks, schedules and resources."""
+"""What Dagster loads: the assets of the catalog, of the screens and of the universe, with checks, sensors, schedules and resources."""
 
 import dagster as dg
 
-from mdms_pipeline.defs.candles import candles, checks, fresh
+from mdms_pipeline.defs.candles import candles, checks, fresh, reconciled
 from mdms_pipeline.defs.indicators import indicator_assets
-from mdms_pipeline.defs.refresh import refresh_job, schedule
+from mdms_pipeline.defs.refresh import refresh_job
 from mdms_pipeline.defs.resources import Mdms, resources
 from mdms_pipeline.defs.screens import ranking_asset, screen_results_asset
+from mdms_pipeline.defs.sensors import (
+    failed_sensor,
+    listings_sensor,
+    prune_job,
+    prune_schedule,
+    refresh_sensor,
+    screen_schedule,
+    screening_job,
+    universe_job,
+    watch_sensor,
+)
 from mdms_pipeline.defs.universe import symbols
 from mdms_pipeline.screen.look import screens_of
 from mdms_pipeline.settings import Settings
@@ -28,9 +39,10 @@ def build(mdms: Mdms) -> dg.Definitions:
     names = [asset.key.to_user_string() for asset in grid]
     return dg.Definitions(
         assets=[symbols, *grid, *map(ranking_asset, screens)],
-        asset_checks=[*checks, fresh],
-        jobs=[refresh_job()],
-        schedules=[schedule(name, names, screens) for name in settings.timeframes],
+        asset_checks=[*checks, fresh, reconciled],
+        jobs=[refresh_job(), universe_job(), screening_job(screens), prune_job(mdms)],
+        sensors=[refresh_sensor(mdms, names, screens), listings_sensor(mdms), watch_sensor(mdms), failed_sensor(mdms)],
+        schedules=[prune_schedule(mdms), *(screen_schedule(screen) for screen in screens if screen.schedule)],
         resources=resources(mdms),
         executor=dg.in_process_executor,
     )

@@ -56,7 +56,7 @@ def _formulas(text: str) -> dict[str, Formula]:
 def _warehouse(settings: Settings) -> Warehouse:
     if not settings.warehouse.exists():
         raise ValueError(f"there is no warehouse at {settings.warehouse}: run `mdms run`, or name its folder by MDMS_HOME")
-    return Warehouse(settings.warehouse, settings.exchange_url, settings.memory_mb)
+    return Warehouse(settings.warehouse, settings.exchange_url, settings.memory_mb, no_trade=settings.no_trade)
 
 
 def _standing(connection: duckdb.DuckDBPyConnection, symbol: str, timeframe: str) -> Standing:
@@ -92,4 +92,4 @@ def _stored(connection: duckdb.DuckDBPyConnection, indicators: dict[Call, Indica
     kinds = {kind.name for indicator in indicators.values() for kind in (indicator.kind, *(up.kind for up in indicator.upstream))}
     held = memories(connection, standing.timeframe, [standing.symbol], kinds)
     modes = {call: due(indicator, standing.symbol, standing, held) for call, indicator in indicators.items()}
-    return [call for call, found in modes.items() if found.mode == HIT and found.until == standing.newest]
+    return [call for call, found in modes.items() if found.mode == HIT and found.until == standing.last_bar]

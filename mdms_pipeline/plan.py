@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +11,7 @@ import duckdb
 from mdms_pipeline.calculate.advance import FROM_START, INCREMENTAL, due
 from mdms_pipeline.calculate.catalog import closure, ordered
 from mdms_pipeline.calculate.indicator import Indicator, Output
+from mdms_pipeline.collect.capacity import Capacity, capacity_of
 from mdms_pipeline.collect.fill import newest_end
 from mdms_pipeline.collect.pace import ALLOWED
 from mdms_pipeline.collect.pages import Ask, next_ask
@@ -21,7 +21,7 @@ from mdms_pipeline.settings import Settings
 from mdms_pipeline.store import Warehouse
 from mdms_pipeline.store.candles import DELISTED, FRESH, Standing, standings
 from mdms_pipeline.store.indicators import memories
-from mdms_pipeline.store.universe import universe
+from mdms_pipeline.store.universe import listed, universe
 from mdms_pipeline.vocabulary import stored
 
 ROW_BYTES = 8  # of a DOUBLE, before DuckDB compresses it
@@ -63,6 +63,7 @@ class Plan:
     order: tuple[Order, ...]
     steps: tuple[Step, ...]
     assumed: str | None  # what is not known yet and was assumed
+    capacity: Capacity  # what it takes to keep all fresh
 
 
 def order_of(indicators: Iterable[Indicator]) -> tuple[Order, ...]:
@@ -86,11 +87,12 @@ def _reads(indicator: Indicator) -> tuple[str, ...]:
 
 def plan_run(settings: Settings, warehouse: Warehouse, wanted: Sequence[Indicator] = (), now: float | None = None) -> Plan:
     """What a run would do now: for all that is kept, or for `wanted` indicators and what they read."""
-    at = time.time() if now is None else now
+    at = settings.clock() if now is None else now
     screens = screens_of(settings).screens.values()
     indicators = closure(wanted) if wanted else stored(expression for screen in screens for expression in screen.expressions)
     with warehouse.read() as connection:
         symbols = universe(connection)
+        needed = capacity_of(settings, listed(connection))
         assumed = None if symbols else _assumption(settings)
         symbols = symbols or list(settings.symbols) or [f"KRW-?{i}" for i in range(settings.top)]
         steps: list[Step] = []
@@ -105,7 +107,7 @@ def plan_run(settings: Settings, warehouse: Warehouse, wanted: Sequence[Indicato
     kinds = ["candles", *ordered({indicator.kind.name for indicator in indicators})]
     steps.sort(key=lambda step: kinds.index(step.step))
     runs = len(list(stretches(sorted({step.timeframe for step in steps if step.partitions}))))
-    return Plan(len(symbols), runs, requests, requests / ALLOWED, order, tuple(step for step in steps if step.partitions), assumed)
+    return Plan(len(symbols), runs, requests, requests / ALLOWED, order, tuple(step for step in steps if step.partitions), assumed, needed)
 
 
 def _assumption(settings: Settings) -> str:
@@ -131,11 +133,12 @@ def _collected(known: dict[str, Standing], now: float, history: int) -> tuple[in
 
 def _answered(standing: Standing, ask: Ask) -> Standing:
     frame = timeframe(standing.timeframe)
-    start = frame.after(ask.to, -ask.count)
+    start = frame.after(ask.to, -ask.count) if ask.since is None else ask.since
     covered = standing.covered or (start, ask.to)
     return replace(
         standing,
-        candles=standing.candles + ask.count,
+        candles=standing.candles + frame.slots(start, ask.to),
+        oldest=start if standing.oldest is None else min(start, standing.oldest),
         covered=(min(covered[0], start), max(covered[1], ask.to)),
         newest=frame.after(max(covered[1], ask.to), -1),
         revision=standing.revision + (ask.since is None and standing.newest is not None),
@@ -179,8 +182,8 @@ def _bars(indicator: Indicator, after: Standing, before: Standing, mode: str, fr
     """(bars to calculate, whether from the start)."""
     anew = mode == FROM_START or after.revision != before.revision or before.newest is None or any(up in fresh for up in indicator.upstream)
     if anew:
-        return after.candles, True
-    new = after.candles - before.candles
+        return after.bars, True
+    new = after.bars - before.bars
     return (max(new, 1) if mode == INCREMENTAL else new), False
 
 

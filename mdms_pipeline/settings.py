@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdms_pipeline.market import TIMEFRAMES, check_symbol, timeframe
+from mdms_pipeline.market import TIMEFRAMES, Instant, check_symbol, instant, timeframe
 
 SANDBOX = "sandbox"
 UPBIT = "https://api.upbit.com"
+NO_TRADE = ("skip", "flat")
 
 
 class SettingError(ValueError):
@@ -25,8 +27,12 @@ SETTINGS: dict[str, tuple[str, str]] = {
     "MDMS_TIMEFRAMES": ("1d,4h,1h", f"timeframes kept, out of {' '.join(TIMEFRAMES)}"),
     "MDMS_SYMBOLS": ("top:120", "a list such as `KRW-BTC,KRW-ETH`, or `top:N` by 24 h turnover"),
     "MDMS_HISTORY": ("1000", "candles per symbol and timeframe"),
+    "MDMS_NO_TRADE": ("skip", "what indicators see of a slot without a trade: `skip` nothing, `flat` the previous close; for good"),
     "MDMS_MEMORY_MB": ("500", "memory that chunks, caches and DuckDB may take, in MB (200 at the least)"),
     "MDMS_EXTENSIONS": ("", "folder with `indicators/*.py` and `screens/*.yaml` of your own"),
+    "MDMS_ALERT_URL": ("", "where alerts are POSTed as JSON, besides the file `alerts.jsonl` in MDMS_HOME"),
+    "MDMS_LOG_MB": ("400", "disk that Dagster's log may take before `mdms prune` forgets old runs, in MB (100 at the least)"),
+    "MDMS_CLOCK": ("", "simulations on the sandbox only: `10x@2026-11-20T09:00@1795000000` is ten times as fast, 09:00 at that instant"),
 }
 
 
@@ -40,6 +46,10 @@ class Settings:
     history: int
     memory_mb: int
     extensions: Path | None
+    no_trade: str = "skip"
+    alert_url: str = ""
+    log_mb: int = 400
+    clock: Callable[[], float] = time.time  # s UTC; another one in simulations only
 
     @property
     def universe(self) -> str:
@@ -53,6 +63,10 @@ class Settings:
     @property
     def dagster_home(self) -> Path:
         return self.home / "dagster"
+
+    @property
+    def alerts(self) -> Path:
+        return self.home / "alerts.jsonl"
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -69,6 +83,10 @@ class Settings:
             history=_whole("MDMS_HISTORY", text["MDMS_HISTORY"], 1),
             memory_mb=_whole("MDMS_MEMORY_MB", text["MDMS_MEMORY_MB"], 200),
             extensions=_folder("MDMS_EXTENSIONS", text["MDMS_EXTENSIONS"]),
+            no_trade=_word("MDMS_NO_TRADE", text["MDMS_NO_TRADE"], NO_TRADE),
+            alert_url=_alert_url(text["MDMS_ALERT_URL"]),
+            log_mb=_whole("MDMS_LOG_MB", text["MDMS_LOG_MB"], 100),
+            clock=_clock(text["MDMS_CLOCK"], text["MDMS_EXCHANGE_URL"]),
         )
 
 
@@ -78,10 +96,49 @@ def _whole(name: str, text: str, least: int) -> int:
     return int(text)
 
 
+def _word(name: str, text: str, words: tuple[str, ...]) -> str:
+    if text not in words:
+        raise SettingError(f"{name}={text!r}: must be one of {', '.join(words)}: {SETTINGS[name][1]}")
+    return text
+
+
 def _url(text: str) -> str:
     if text != SANDBOX and not re.match(r"https?://[^/\s]+", text):
         raise SettingError(f"MDMS_EXCHANGE_URL={text!r}: must be an http(s) address such as {UPBIT}, or the word {SANDBOX}")
     return text.rstrip("/")
+
+
+def _alert_url(text: str) -> str:
+    if text and not re.match(r"https?://[^/\s]+", text):
+        raise SettingError(f"MDMS_ALERT_URL={text!r}: must be an http(s) address, or left out")
+    return text
+
+
+@dataclass(frozen=True)
+class FastClock:
+    """Market time that runs `speed` times as fast as ours and shows `start` at our instant `anchor`: the same in every process."""
+
+    speed: float
+    start: Instant
+    anchor: float
+
+    def __call__(self) -> float:
+        return self.start + self.speed * (time.time() - self.anchor)
+
+
+def _clock(text: str, exchange_url: str) -> Callable[[], float]:
+    if not text:
+        return time.time
+    if exchange_url != SANDBOX and not re.match(r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/|$)", exchange_url):
+        raise SettingError(f"MDMS_CLOCK={text!r}: is for a sandbox on this machine, not for MDMS_EXCHANGE_URL={exchange_url}: leave it out")
+    try:
+        speed, start, anchor = text.split("@")
+        clock = FastClock(float(speed.removesuffix("x")), instant(start), float(anchor))
+    except ValueError:
+        clock = FastClock(0, 0, 0)
+    if not clock.speed > 0:
+        raise SettingError(f"MDMS_CLOCK={text!r}: write <speed>x@<start>@<instant>, such as 10x@2026-11-20T09:00@1795000000")
+    return clock
 
 
 def _timeframes(text: str) -> tuple[str, ...]:

@@ -131,6 +131,8 @@ def show_plan(plan: Any) -> None:
     ]
     title = "Order of calculation: no indicator stands before what it reads"
     OUT.print(table(title, ["", "indicator", "reads", "depth", "first bar", "stable after"], order))
+    OUT.print(f"To keep all fresh: {plan.capacity.arithmetic}; when all close together {plan.capacity.peak} requests", end="")
+    OUT.print(f" = {plan.capacity.peak_seconds:.0f} s")
     if not plan.steps:
         OUT.print(f"Nothing is due for {plan.symbols} markets.")
         return
@@ -164,6 +166,10 @@ def show_status(report: Mapping[str, Any]) -> None:
     ]  # fmt: skip
     OUT.print(table(None, ["timeframe", "states", "candles", "indicators", "newest candle"], rows))
     show_list([f"{partition}: {state}" for partition, state in report["not_fresh"].items()], "mdms status --json")
+    for alert in report["alerts"]:
+        OUT.print(f"[yellow]alert:[/yellow] {alert}")
+    for name, why in report["held_up"].items():
+        OUT.print(f"[yellow]held up:[/yellow] {name}, {why}")
 
 
 def show_calculated(rows: Sequence[Mapping[str, Any]]) -> None:

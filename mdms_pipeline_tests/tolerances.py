@@ -28,3 +28,6 @@ DEVIATION_AT_1E8 = 1e-12
 
 # Relative to the column's largest value: a factor that is not a power of 2 rounds each price.
 SCALE = 1e-9
+
+# Relative. Two backtest engines add and subtract some thousand amounts in another order.
+PEER_EQUITY = 1e-9

@@ -129,14 +129,19 @@ class Op(IntEnum):
     LEAF, PRICE, BARS, ADD, SUB, MUL, DIV, NEG, ABS, MAX, MIN, LT, LE, GT, GE, EQ, NE, NOT, AND, OR = range(20)
 
 
-# Plain numbers: numba takes an enumeration's members for objects of a class of their own.
-BUY, SELL = int(Side.BUY), int(Side.SELL)
-ENTRY, EXIT, STOP, TRAILING, TARGET, DELISTED = (int(Reason(i)) for i in range(6))
-LAPSED, CLIPPED, REJECTED = (int(each) for each in Trouble)
-NO_CANDLE, ENDED, CASH, PARTICIPATION, MINIMUM, FULL, UNKNOWN_SIZE, LEVEL = (int(each) for each in Cause)
+def _number(each: int) -> int:
+    return cast(int, np.int64(each))
+
+
+# Numbers of numpy's own type: numba compiles a function once more for every plain number that it is called with, and takes an
+# enumeration's members for objects.
+BUY, SELL = _number(Side.BUY), _number(Side.SELL)
+ENTRY, EXIT, STOP, TRAILING, TARGET, DELISTED = map(_number, range(6))
+LAPSED, CLIPPED, REJECTED = map(_number, Trouble)
+NO_CANDLE, ENDED, CASH, PARTICIPATION, MINIMUM, FULL, UNKNOWN_SIZE, LEVEL = map(_number, Cause)
 UNITS, FRACTION, KRW, RISK = (int(each) for each in Size)
 LEAF, PRICE, BARS, ADD, SUB, MUL, DIV, NEG, ABS, MAX, MIN, LT, LE, GT, GE, EQ, NE, NOT, AND, OR = (int(each) for each in Op)
-F_SYMBOL, F_WIDTH, N_WIDTH = int(Fill.SYMBOL), len(Fill), len(Notice)
+FILL_WIDTH, NOTICE_WIDTH = len(Fill), len(Notice)
 
 # Of each symbol: what is held and what is ordered. Columns of `book`.
 HELD, PAID, BORN, AGE, AT_STOP, AT_TARGET, AT_TRAIL, WATER, LAST, ORDER, SINCE, AMOUNT, WIDTH = range(13)
@@ -145,6 +150,12 @@ HELD, PAID, BORN, AGE, AT_STOP, AT_TARGET, AT_TRAIL, WATER, LAST, ORDER, SINCE, 
 def jit(function: Function) -> Function:
     """Compile at the first call and keep the result on disk; no fastmath, so that a run can be made again to the bit."""
     return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+def inner(function: Function) -> Function:
+    """As `jit`, for what only compiled code calls: without the way in from Python, which takes a third of the time to compile."""
+    options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # numba takes them, its types do not tell
+    return cast(Function, numba.njit(nogil=True, error_model="numpy", **options)(function))
 
 
 @jit
@@ -159,7 +170,7 @@ def on_tick(price: float, up: bool) -> float:
     near = np.floor(ticks + 0.5)
     if abs(ticks - near) > 1e-6:  # the price is between two ticks, not one of them with a rounding error
         near = np.ceil(ticks) if up else np.floor(ticks)
-    return max(near, 1.0) / per
+    return float(max(near, 1.0) / per)
 
 
 @jit
@@ -176,7 +187,7 @@ def slipped(price: float, side: int, slippage: float) -> float:
     return on_tick(max(moved, 0.0), side > 0)
 
 
-@jit
+@inner
 def distance(fraction: float, distances: Floats, slot: int, symbol: int, price: float) -> float:
     """How far a level is from `price`, KRW: infinite where there is none, NaN where it is not known."""
     if fraction > 0:
@@ -184,7 +195,7 @@ def distance(fraction: float, distances: Floats, slot: int, symbol: int, price: 
     return distances[slot, symbol] if distances.size else inf
 
 
-@jit
+@inner
 def truth(program: Whole, leaves: Floats, slot: int, symbol: int, price: float, bars: float, stack: Floats) -> bool:
     """Whether the exit rule that reads the position is true here; unknown is not."""
     top = -1
@@ -195,7 +206,7 @@ def truth(program: Whole, leaves: Floats, slot: int, symbol: int, price: float, 
             stack[top] = leaves[place, slot, symbol] if op == LEAF else price if op == PRICE else bars
             continue
         b = stack[top]
-        if op == NEG or op == NOT:
+        if op in (NEG, NOT):
             stack[top] = -b
             continue
         if op == ABS:
@@ -203,7 +214,7 @@ def truth(program: Whole, leaves: Floats, slot: int, symbol: int, price: float, 
             continue
         top -= 1
         a = stack[top]
-        if op == AND or op == OR:
+        if op in (AND, OR):
             stack[top] = min(a, b) if op == AND else max(a, b)
         elif op >= LT:
             holds = (
@@ -212,30 +223,43 @@ def truth(program: Whole, leaves: Floats, slot: int, symbol: int, price: float, 
             stack[top] = 0.0 if np.isnan(a) or np.isnan(b) else 1.0 if holds else -1.0
         else:
             answer = a + b if op == ADD else a - b if op == SUB else a * b if op == MUL else a / b
-            if op == MAX or op == MIN:
+            if op in (MAX, MIN):
                 answer = nan if np.isnan(a) or np.isnan(b) else max(a, b) if op == MAX else min(a, b)
             stack[top] = answer if np.isfinite(answer) else nan
     return bool(stack[0] > 0)
 
 
-@jit
-def note(notices: Floats, count: Whole, slot: int, symbol: int, side: int, trouble: int, cause: int, wanted: float, filled: float, decided: int) -> None:
+@inner
+def note(
+    notices: Floats, count: Whole, slot: int, symbol: int, side: int, trouble: int, cause: int, wanted: float, filled: float, decided: int
+) -> None:
     row = notices[count[1]]
     row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7] = slot, symbol, side, trouble, cause, wanted, filled, decided
     count[1] += 1
 
 
-@jit
-def keep(fills: Floats, count: Whole, slot: int, symbol: int, side: int, reason: int, base: float, price: float, units: float, fee: float) -> None:
+@inner
+def keep(
+    fills: Floats, count: Whole, slot: int, symbol: int, side: int, reason: int, base: float, price: float, units: float, fee: float
+) -> None:
     """Note a fill; its last two columns are the caller's."""
     row = fills[count[0]]
     row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7] = slot, symbol, side, reason, base, price, units, fee
     count[0] += 1
 
 
-@jit
+@inner
 def buy(
-    market: Market, decided: Decisions, terms: Terms, book: Floats, cash: float, slot: int, symbol: int, fills: Floats, notices: Floats, count: Whole
+    market: Market,
+    decided: Decisions,
+    terms: Terms,
+    book: Floats,
+    cash: float,
+    slot: int,
+    symbol: int,
+    fills: Floats,
+    notices: Floats,
+    count: Whole,
 ) -> float:
     """Fill the buy order of `symbol` at this open, as far as cash and the bar's value reach; the cash that is left."""
     state = book[symbol]
@@ -268,12 +292,12 @@ def buy(
     return max(cash - amount - fee, 0.0)
 
 
-@jit
+@inner
 def sell(
     market: Market, terms: Terms, book: Floats, cash: float, slot: int, symbol: int, base: float, reason: int, decided: int,
     fills: Floats, notices: Floats, count: Whole,
 ) -> float:  # fmt: skip
-    """Sell what is held of `symbol`, as far as the bar's value reaches; the cash there is then. A delisted market takes all, as it stands."""
+    """Sell what is held of `symbol`, as far as the bar's value reaches; the cash there is then. A delisted market takes all."""
     state = book[symbol]
     last = reason == DELISTED
     price = base if last else slipped(base, SELL, terms.slippage)
@@ -292,10 +316,10 @@ def sell(
     row[8], row[9] = decided, state[BORN]
     keep(fills, count, slot, symbol, SELL, reason, base, price, units, fee)
     state[HELD] = held - units
-    return cash + amount - fee
+    return float(cash + amount - fee)
 
 
-@jit
+@inner
 def same(rows: Floats, used: int, length: int) -> Floats:
     """The first `used` rows in a new array of `length` rows. (A plain loop: a slice assignment takes 4 s to compile.)"""
     copy = np.empty((length, rows.shape[1]))
@@ -305,7 +329,7 @@ def same(rows: Floats, used: int, length: int) -> Floats:
     return copy
 
 
-@jit
+@inner
 def longer(rows: Floats, used: int, room: int) -> Floats:
     """`rows` with space for `room` more than are used."""
     if used + room <= rows.shape[0]:
@@ -313,7 +337,7 @@ def longer(rows: Floats, used: int, room: int) -> Floats:
     return same(rows, used, 2 * rows.shape[0] + room)
 
 
-@jit
+@inner
 def next_buyer(book: Floats, rank: Floats, waiting: Bools) -> int:
     """Of the symbols that wait to buy, the one of the highest rank as it was decided; an unknown rank comes last, ties by symbol."""
     best, highest = -1, -inf
@@ -325,7 +349,7 @@ def next_buyer(book: Floats, rank: Floats, waiting: Bools) -> int:
     return best
 
 
-@jit
+@inner
 def order_of(market: Market, decided: Decisions, terms: Terms, equity: float, slot: int, symbol: int) -> tuple[float, int]:
     """The KRW of a buy order decided at this close (0 where it counts units), and why it cannot be given, or -1."""
     close = market.close[slot, symbol]
@@ -345,11 +369,14 @@ def order_of(market: Market, decided: Decisions, terms: Terms, equity: float, sl
 @jit
 def trade(market: Market, decided: Decisions, terms: Terms, first: int, end: int, start: float) -> Outcome:
     """Trade the slots first .. end - 1 with `start` KRW of cash; decisions before `first` are not carried out."""
-    symbols = market.open.shape[1]
+    opens, high, low, close, gone = market.open, market.high, market.low, market.close, market.gone
+    enter, leave, program, leaves = decided.enter, decided.leave, decided.program, decided.leaves
+    fraction, trails = terms.trail, decided.trail
+    symbols = opens.shape[1]
     book = np.zeros((symbols, WIDTH))
     waiting = np.zeros(symbols, np.bool_)
-    stack = np.empty(decided.program.shape[0] + 1)
-    fills, notices = np.empty((64 + 4 * symbols, F_WIDTH)), np.empty((64 + 6 * symbols, N_WIDTH))
+    stack = np.empty(program.shape[0] + 1)
+    fills, notices = np.empty((64 + 4 * symbols, FILL_WIDTH)), np.empty((64 + 6 * symbols, NOTICE_WIDTH))
     count = np.zeros(2, np.int64)  # fills, notices
     equity, cashes, held = np.empty(end - first), np.empty(end - first), np.zeros(end - first, np.int64)
     cash, orders, places = start, 0, 0
@@ -358,86 +385,83 @@ def trade(market: Market, decided: Decisions, terms: Terms, first: int, end: int
         if orders:  # 1. the open
             buyers = 0
             for symbol in range(symbols):
-                state = book[symbol]
-                side, since = int(state[ORDER]), int(state[SINCE])
-                if side == 0 or np.isnan(market.open[slot, symbol]):
+                side, since = int(book[symbol, ORDER]), int(book[symbol, SINCE])
+                if side == 0 or np.isnan(opens[slot, symbol]):
                     continue
-                state[ORDER] = 0.0
+                book[symbol, ORDER] = 0.0
                 orders -= 1
                 if slot - since > WAIT:
-                    note(notices, count, since + WAIT, symbol, side, LAPSED, NO_CANDLE, state[AMOUNT], 0.0, since)
+                    note(notices, count, since + WAIT, symbol, side, LAPSED, NO_CANDLE, book[symbol, AMOUNT], 0.0, since)
                 elif side == SELL:
-                    cash = sell(market, terms, book, cash, slot, symbol, market.open[slot, symbol], EXIT, since, fills, notices, count)
-                    places -= state[HELD] == 0
+                    cash = sell(market, terms, book, cash, slot, symbol, opens[slot, symbol], EXIT, since, fills, notices, count)
+                    places -= book[symbol, HELD] == 0
                 else:
                     waiting[symbol] = True
                     buyers += 1
-            while buyers:
+            while buyers and places < terms.places:
                 symbol = next_buyer(book, decided.rank, waiting)
                 waiting[symbol] = False
                 buyers -= 1
-                if places < terms.places:
-                    cash = buy(market, decided, terms, book, cash, slot, symbol, fills, notices, count)
-                    places += book[symbol, HELD] > 0
-                else:
+                cash = buy(market, decided, terms, book, cash, slot, symbol, fills, notices, count)
+                places += book[symbol, HELD] > 0
+            for symbol in range(symbols if buyers else 0):
+                if waiting[symbol]:
+                    waiting[symbol] = False
                     since = int(book[symbol, SINCE])
                     note(notices, count, slot, symbol, BUY, REJECTED, FULL, book[symbol, AMOUNT], 0.0, since)
         worth = 0.0
         if places:  # 2. the bar, and 3. the close
             for symbol in range(symbols):
-                state = book[symbol]
-                if state[HELD] == 0:
+                if book[symbol, HELD] == 0:
                     continue
-                if np.isnan(market.open[slot, symbol]):
-                    worth += state[HELD] * state[LAST]
+                if np.isnan(opens[slot, symbol]):
+                    worth += book[symbol, HELD] * book[symbol, LAST]
                     continue
-                level = max(state[AT_STOP], state[AT_TRAIL])
-                base, reason = nan, STOP if state[AT_STOP] >= state[AT_TRAIL] else TRAILING
-                if market.low[slot, symbol] <= level:
-                    base = min(level, market.open[slot, symbol])
-                elif market.high[slot, symbol] >= state[AT_TARGET]:
-                    base, reason = max(state[AT_TARGET], market.open[slot, symbol]), TARGET
+                level = max(book[symbol, AT_STOP], book[symbol, AT_TRAIL])
+                base, reason = nan, STOP if book[symbol, AT_STOP] >= book[symbol, AT_TRAIL] else TRAILING
+                if low[slot, symbol] <= level:
+                    base = min(level, opens[slot, symbol])
+                elif high[slot, symbol] >= book[symbol, AT_TARGET]:
+                    base, reason = max(book[symbol, AT_TARGET], opens[slot, symbol]), TARGET
                 if not np.isnan(base):
                     cash = sell(market, terms, book, cash, slot, symbol, base, reason, slot, fills, notices, count)
-                close = market.close[slot, symbol]
-                if market.gone[symbol] == slot and state[HELD] > 0:
-                    cash = sell(market, terms, book, cash, slot, symbol, close, DELISTED, slot, fills, notices, count)
-                places -= state[HELD] == 0
-                state[LAST] = close
-                state[AGE] += 1
-                state[WATER] = max(state[WATER], market.high[slot, symbol])
-                trail = state[WATER] - distance(terms.trail, decided.trail, slot, symbol, state[WATER])
-                if trail > state[AT_TRAIL]:
-                    state[AT_TRAIL] = trail
-                worth += state[HELD] * close
+                last = close[slot, symbol]
+                if gone[symbol] == slot and book[symbol, HELD] > 0:
+                    cash = sell(market, terms, book, cash, slot, symbol, last, DELISTED, slot, fills, notices, count)
+                places -= book[symbol, HELD] == 0
+                book[symbol, LAST] = last
+                book[symbol, AGE] += 1
+                book[symbol, WATER] = max(book[symbol, WATER], high[slot, symbol])
+                trail = book[symbol, WATER] - distance(fraction, trails, slot, symbol, book[symbol, WATER])
+                if trail > book[symbol, AT_TRAIL]:
+                    book[symbol, AT_TRAIL] = trail
+                worth += book[symbol, HELD] * last
         at = slot - first
         equity[at], cashes[at], held[at] = cash + worth, cash, places
         for symbol in range(symbols):  # 4. decisions
-            state = book[symbol]
-            if state[HELD] > 0:
-                if np.isnan(market.open[slot, symbol]):
+            if book[symbol, HELD] > 0:
+                if np.isnan(opens[slot, symbol]):
                     continue
-                if decided.program.shape[0]:
-                    leave = truth(decided.program, decided.leaves, slot, symbol, state[PAID], state[AGE], stack)
+                if program.shape[0]:
+                    out = truth(program, leaves, slot, symbol, book[symbol, PAID], book[symbol, AGE], stack)
                 else:
-                    leave = decided.leave[slot, symbol]
-                if leave:
-                    state[ORDER], state[SINCE], state[AMOUNT] = SELL, slot, state[HELD] * market.close[slot, symbol]
+                    out = leave[slot, symbol]
+                if out:
+                    book[symbol, ORDER], book[symbol, SINCE], book[symbol, AMOUNT] = SELL, slot, book[symbol, HELD] * close[slot, symbol]
                     orders += 1
-            elif decided.enter[slot, symbol] and market.gone[symbol] != slot:
+            elif enter[slot, symbol] and gone[symbol] != slot:
                 amount, cause = order_of(market, decided, terms, equity[at], slot, symbol)
                 if cause >= 0:
                     note(notices, count, slot, symbol, BUY, REJECTED, cause, nan, 0.0, slot)
                 else:
-                    state[ORDER], state[SINCE], state[AMOUNT] = BUY, slot, amount
+                    book[symbol, ORDER], book[symbol, SINCE], book[symbol, AMOUNT] = BUY, slot, amount
                     orders += 1
     notices = longer(notices, count[1], symbols)
     for symbol in range(symbols):
         side, since = int(book[symbol, ORDER]), int(book[symbol, SINCE])
         if side:
             note(
-                notices, count, min(since + WAIT, end - 1), symbol, side, (LAPSED, NO_CANDLE if end - 1 - since >= WAIT else ENDED),
+                notices, count, min(since + WAIT, end - 1), symbol, side, LAPSED, NO_CANDLE if end - 1 - since >= WAIT else ENDED,
                 book[symbol, AMOUNT], 0.0, since,
             )  # fmt: skip
     return Outcome(same(fills, count[0], count[0]), same(notices, count[1], count[1]), equity, cashes, held)
-

@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import duckdb
 import numpy as np
@@ -21,14 +21,17 @@ import numpy as np
 from mdms_pipeline.calculate.indicator import Indicator, Output
 from mdms_pipeline.calculate.run import columns, inputs, run
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, Candles, Floats, Instant
-from mdms_pipeline.store import Warehouse
+from mdms_pipeline.store import StoreError, Warehouse
 from mdms_pipeline.store.candles import QUARANTINED, Standing, standings
 from mdms_pipeline.store.indicators import Advance, Memory, memories, next_revision, store_advances
 from mdms_pipeline.store.journal import Work, emit, note_work
-from mdms_pipeline.store.series import EVER, Series, read_spans
+from mdms_pipeline.store.schema import SKIP
+from mdms_pipeline.store.series import EVER, Series, nth_bar, read_bars, read_spans
 
 HIT, INCREMENTAL, FROM_START, SKIPPED = "hit", "incremental", "from start", "skipped"
-CHUNK_SHARE = 0.2  # of the memory allowed, for the arrays of one chunk: they are held as read, as calculated and as written
+NOTHING_NEW = "nothing new"
+CHUNK_SHARE = 0.08  # of the memory allowed, for the arrays of one chunk: they are held as read, as calculated and as written
+MIN_PIECE = 1_000  # bars of one symbol that are calculated at once, however small the memory
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Due:
     until: Instant | None = None  # last bar to calculate
     held: Memory | None = None
     reads: Mapping[str, int] = field(default_factory=dict)
+    bars: int | None = None  # there are until then, from the start; None where it is not known
+    no_trade: str = SKIP
 
     @property
     def since(self) -> Instant | None:
@@ -56,7 +61,7 @@ class Done:
     kind: str
     timeframe: str
     modes: Mapping[str, str]  # symbol -> the most laborious mode of its indicators
-    reasons: Mapping[str, str]  # symbol -> why, where it is not a hit
+    reasons: Mapping[str, str]  # symbol -> why, where it is not a hit, or stops before the newest candle
     newest: Mapping[str, Instant]  # symbol -> last bar calculated
     rows: Mapping[str, int]  # symbol -> rows written
     bars: int  # bars run through kernels, over all indicators
@@ -73,7 +78,7 @@ class Done:
 
 def due(indicator: Indicator, symbol: str, standing: Standing | None, held: Mapping[tuple[str, str], Memory]) -> Due:
     """Hit, incremental or from start, with the reason; skipped where there is nothing to stand on."""
-    if standing is None or standing.newest is None:
+    if standing is None or standing.last_bar is None:
         return Due(indicator, symbol, SKIPPED, "no candles")
     if standing.state == QUARANTINED:
         return Due(indicator, symbol, SKIPPED, f"quarantined: {standing.reason}")
@@ -81,29 +86,38 @@ def due(indicator: Indicator, symbol: str, standing: Standing | None, held: Mapp
     if missing := [name for name, memory in upstream.items() if memory is None]:
         return Due(indicator, symbol, SKIPPED, f"{missing[0]} is not calculated yet")
     present = [memory for memory in upstream.values() if memory is not None]
+    marks = [fingerprint(up, standing.no_trade) for up in indicator.upstream]
+    if old := [memory for memory, mark in zip(present, marks, strict=True) if memory.fingerprint != mark]:
+        return Due(indicator, symbol, SKIPPED, f"{old[0].indicator} stands on an older declaration")
     behind = [memory for memory in present if memory.reads["candles"] != standing.revision]
     if behind:
         return Due(indicator, symbol, SKIPPED, f"{behind[0].indicator} stands on candles that were revised")
     reads = {"candles": standing.revision, **{memory.indicator: memory.revision for memory in present}}
-    until = min([standing.newest, *(memory.watermark for memory in present)])
+    until = min([standing.last_bar, *(memory.watermark for memory in present)])
     mine = held.get((symbol, indicator.name))
-    mode, reason = _mode(indicator, mine, reads, until)
-    if until < standing.newest and mode != HIT:
-        laggard = min(present, key=lambda memory: memory.watermark).indicator
-        reason = f"{reason}; stops where {laggard} does"
-    return Due(indicator, symbol, mode, reason, until, mine, reads)
+    mode, reason = _mode(fingerprint(indicator, standing.no_trade), mine, reads, until)
+    bars = standing.bars
+    if until < standing.last_bar:
+        laggard = min(present, key=lambda memory: memory.watermark)
+        reason, bars = f"{reason}; stops where {laggard.indicator} does", laggard.bars
+    return Due(indicator, symbol, mode, reason, until, mine, reads, bars, standing.no_trade)
 
 
-def _mode(indicator: Indicator, mine: Memory | None, reads: Mapping[str, int], until: Instant) -> tuple[str, str]:
+def fingerprint(indicator: Indicator, no_trade: str) -> str:
+    """What a memory is marked with: the declaration, and what the warehouse makes of slots without a trade."""
+    return f"{no_trade} {indicator.fingerprint}"
+
+
+def _mode(mark: str, mine: Memory | None, reads: Mapping[str, int], until: Instant) -> tuple[str, str]:
     if mine is None:
         return FROM_START, "first time"
-    if mine.fingerprint != indicator.fingerprint:
+    if mine.fingerprint != mark:
         return FROM_START, "declaration changed"
     if dict(mine.reads) != dict(reads):
         changed = next((name for name in reads if mine.reads.get(name) != reads[name]), "reads")
         return FROM_START, f"{changed} was revised"
     if mine.watermark >= until:
-        return HIT, "nothing new"
+        return HIT, NOTHING_NEW
     return INCREMENTAL, "new bars"
 
 
@@ -116,32 +130,33 @@ def advance(
     run_id: str | None = None,
     progress: Callable[[int], None] = lambda symbols: None,
 ) -> Done:
-    """Bring the `indicators`, all of one kind, up to what they read, for these symbols. Writes chunk by chunk; safe to repeat."""
+    """Bring the `indicators`, all of one kind, up to what they read, for these symbols. Writes chunk by chunk; safe to repeat.
+
+    A chunk is as many symbols, or of one symbol as many bars, as the memory allows: the next piece goes on from the memory of the last.
+    """
     kind = indicators[0].kind.name
     started, clock = int(now()), time.perf_counter()
-    rows: dict[str, int] = {}
-    bars = 0
-    with warehouse.read() as connection:
-        plan = _plan(connection, indicators, timeframe, symbols)
-        chunks = list(_chunks(connection, _to_do(plan), timeframe, warehouse.memory_mb))
-        ready = _load(connection, plan, chunks[0], timeframe) if chunks else _Loaded([], {})
-    for chunk in chunks:
-        if chunk is not chunks[0]:
-            with warehouse.read() as connection:  # planned again: bars and memories of one chunk must be of one moment
-                ready = _load(connection, _plan(connection, indicators, timeframe, chunk), chunk, timeframe)
-        advances = _run(ready, timeframe)
+    before: dict[str, list[Due]] = {}  # what was due at the beginning
+    rows: Counter[str] = Counter()
+    bars, pending = 0, list(symbols)
+    done = _done(kind, timeframe, {}, rows, 0, 0.0)
+    while pending:
+        with warehouse.read() as connection:  # bars and memories of one chunk are of one moment
+            plan = _plan(connection, indicators, timeframe, pending)
+            before = before or plan
+            chunk = _next_chunk(connection, plan, timeframe, warehouse.memory_mb)
+            loaded = _load(connection, chunk.work, timeframe)
+        advances = _run(loaded, timeframe)
         bars += sum(len(advance.opened_at) for advance in advances)
         with warehouse.write() as connection:
-            rows |= _store(connection, kind, advances, timeframe, int(now()), run_id)
-            if chunk is chunks[-1]:
-                done = _done(kind, timeframe, plan, rows, bars, time.perf_counter() - clock)
+            stored = _store(connection, kind, advances, timeframe, int(now()), run_id)
+            rows.update(stored)
+            pending = [*(symbol for symbol in chunk.unfinished if symbol in stored), *chunk.later]
+            if not pending:
+                done = _done(kind, timeframe, before, rows, bars, time.perf_counter() - clock)
                 note_work(connection, _work(done, run_id, started))
-        progress(len(chunk))
-    if not chunks:
-        done = _done(kind, timeframe, plan, rows, bars, time.perf_counter() - clock)
-        with warehouse.write() as connection:
-            note_work(connection, _work(done, run_id, started))
-    progress(len(plan) - sum(map(len, chunks)))
+        progress(len(chunk.symbols) - len(chunk.unfinished))
+    progress(sum(not _to_do(dues) for dues in before.values()))
     return done
 
 
@@ -150,8 +165,7 @@ def outstanding(
 ) -> dict[str, int]:
     """What is to be calculated: reason -> (indicator, symbol) pairs. Those that have nothing to stand on do not count."""
     plan = _plan(connection, indicators, timeframe, symbols)
-    work = [item for dues in plan.values() for item in dues if item.mode in (INCREMENTAL, FROM_START)]
-    found = Counter(f"{item.indicator.call} {item.reason}" for item in work)
+    found = Counter(f"{item.indicator.call} {item.reason}" for dues in plan.values() for item in _to_do(dues))
     return dict(found.most_common())
 
 
@@ -165,6 +179,16 @@ def _plan(
 
 
 @dataclass(frozen=True)
+class _Chunk:
+    """What is calculated at once."""
+
+    symbols: Sequence[str]
+    work: Sequence[Due]
+    unfinished: Sequence[str]  # those of which only a piece fits
+    later: Sequence[str]  # those that wait for another chunk
+
+
+@dataclass(frozen=True)
 class _Loaded:
     """What is due and the bars that it needs, read in one transaction."""
 
@@ -172,33 +196,53 @@ class _Loaded:
     series: Mapping[str, Series]
 
 
-def _to_do(plan: Mapping[str, list[Due]]) -> dict[str, list[Due]]:
-    """Those symbols that have anything to calculate."""
-    return {symbol: dues for symbol, dues in plan.items() if any(item.mode in (INCREMENTAL, FROM_START) for item in dues)}
+def _to_do(dues: Sequence[Due]) -> list[Due]:
+    """Those that have anything to calculate."""
+    return [item for item in dues if item.mode in (INCREMENTAL, FROM_START)]
 
 
-def _chunks(connection: duckdb.DuckDBPyConnection, todo: Mapping[str, list[Due]], timeframe: str, memory_mb: int) -> Iterator[list[str]]:
-    """Symbols in groups whose arrays stay within the share of the memory that chunks may take."""
-    candles = {symbol: standing.candles for (symbol, _), standing in standings(connection, [(s, timeframe) for s in todo]).items()}
+def _next_chunk(connection: duckdb.DuckDBPyConnection, plan: Mapping[str, list[Due]], timeframe: str, memory_mb: int) -> _Chunk:
+    """As many symbols as fit into the share of the memory that chunks may take; at least a piece of one."""
+    todo = {symbol: work for symbol, dues in plan.items() if (work := _to_do(dues))}
+    seen = {symbol: standing.bars for (symbol, _), standing in standings(connection, [(s, timeframe) for s in todo]).items()}
     room = memory_mb * 2**20 * CHUNK_SHARE
-    chunk: list[str] = []
     taken = 0.0
-    for symbol, dues in todo.items():
-        whole = any(item.mode == FROM_START for item in dues)
-        width = 8 * (7 + sum(len(item.indicator.kind.writes) + len(item.indicator.reads) for item in dues))
-        size = width * (candles[symbol] if whole else min(candles[symbol], 1_000))
-        if chunk and taken + size > room:
-            yield chunk
-            chunk, taken = [], 0.0
-        chunk.append(symbol)
-        taken += size
-    if chunk:
-        yield chunk
+    chosen: list[str] = []
+    for symbol, work in todo.items():
+        taken += _width(work) * _bars_due(work, seen[symbol])
+        if chosen and taken > room:
+            break
+        chosen.append(symbol)
+    later = [symbol for symbol in todo if symbol not in set(chosen)]
+    if len(chosen) == 1 and taken > room:
+        work = _first_piece(connection, todo[chosen[0]], timeframe, max(MIN_PIECE, int(room / _width(todo[chosen[0]]))))
+        return _Chunk(chosen, work, chosen, later)
+    return _Chunk(chosen, [item for symbol in chosen for item in todo[symbol]], [], later)
 
 
-def _load(connection: duckdb.DuckDBPyConnection, plan: Mapping[str, list[Due]], symbols: Sequence[str], timeframe: str) -> _Loaded:
+def _width(work: Sequence[Due]) -> int:
+    """Bytes that a bar takes while these are calculated."""
+    return 8 * (7 + sum(len(item.indicator.kind.writes) + len(item.indicator.reads) for item in work))
+
+
+def _bars_due(work: Sequence[Due], bars: int) -> int:
+    """Bars that the one with most to do has to do."""
+    return max(bars - (0 if item.since is None or item.held is None else item.held.bars) for item in work)
+
+
+def _first_piece(connection: duckdb.DuckDBPyConnection, work: Sequence[Due], timeframe: str, bars: int) -> list[Due]:
+    """The same work up to the bar that many bars after the earliest begins; what has passed that bar waits."""
+    since = min(EVER[0] if item.since is None else item.since for item in work)
+    until = nth_bar(connection, work[0].symbol, timeframe, since, bars)
+    return [
+        replace(item, until=min(item.until, until), bars=None)
+        for item in work
+        if item.until is not None and (item.since is None or item.since < until)
+    ]  # fmt: skip
+
+
+def _load(connection: duckdb.DuckDBPyConnection, work: Sequence[Due], timeframe: str) -> _Loaded:
     """The declared columns of each symbol, from the last bar calculated (for what changed since) to the last one to calculate."""
-    work = [item for symbol in symbols for item in plan[symbol] if item.mode in (INCREMENTAL, FROM_START)]
     spans: dict[str, tuple[Instant, Instant]] = {}
     tables: dict[str, dict[str, None]] = {}
     for item in work:
@@ -210,11 +254,45 @@ def _load(connection: duckdb.DuckDBPyConnection, plan: Mapping[str, list[Due]], 
                 tables.setdefault(read.indicator.kind.name, {})[read.name] = None
     if not work:
         return _Loaded([], {})
-    joined = read_spans(connection, "candles", PRICES_AND_AMOUNTS, timeframe, spans)
+    joined = read_bars(connection, PRICES_AND_AMOUNTS, timeframe, spans)
     for table, names in tables.items():
         found = read_spans(connection, table, list(names), timeframe, spans)
+        for item in work:
+            if any(up.kind.name == table for up in item.indicator.upstream):
+                _check_step(item, joined[item.symbol], found[item.symbol], table, timeframe)
         joined = {symbol: series.join(found[symbol]) for symbol, series in joined.items()}
+    for item in work:
+        _check_bars(item, joined[item.symbol], timeframe)
     return _Loaded(work, joined)
+
+
+def _check_step(item: Due, bars: Series, upstream: Series, table: str, timeframe: str) -> None:
+    """An upstream table has a row for each bar that its memories stand for; a missing one would be calculated with as unknown."""
+    wanted, there = (series.opened_at[_due_rows(item, series)] for series in (bars, upstream))
+    if not np.array_equal(wanted, there):
+        raise StoreError(
+            f"{table} of {item.symbol} {timeframe} has {len(there)} rows for {len(wanted)} bars: somebody else has changed the tables; "
+            f"to have it calculated anew: DELETE FROM memory WHERE symbol = '{item.symbol}' AND timeframe = '{timeframe}'"
+        )
+
+
+def _check_bars(item: Due, series: Series, timeframe: str) -> None:
+    """Bars calculated before and bars to be calculated are all that there are."""
+    held = 0 if item.since is None or item.held is None else item.held.bars
+    found = held + len(series.opened_at[_due_rows(item, series)])
+    if item.bars is not None and found != item.bars:
+        where = f"WHERE symbol = '{item.symbol}' AND timeframe = '{timeframe}'"
+        raise StoreError(
+            f"candles of {item.symbol} {timeframe}: {found} are there, {item.bars} were stored: somebody else has changed the tables; "
+            f"to have them collected anew: DELETE FROM each of candles, coverage, status and memory {where}"
+        )
+
+
+def _due_rows(item: Due, series: Series) -> slice:
+    """The rows of `series` after the last bar calculated, up to the last one to calculate."""
+    assert item.until is not None
+    start = 0 if item.since is None else int(np.searchsorted(series.opened_at, item.since, side="right"))
+    return slice(start, int(np.searchsorted(series.opened_at, item.until, side="right")))
 
 
 def _run(loaded: _Loaded, timeframe: str) -> list[Advance]:
@@ -228,21 +306,20 @@ def _run(loaded: _Loaded, timeframe: str) -> list[Advance]:
 def _advanced(item: Due, series: Series, timeframe: str) -> Advance:
     """Run one indicator over the bars after its memory."""
     assert item.until is not None
-    start = 0 if item.since is None else int(np.searchsorted(series.opened_at, item.since, side="right"))
-    end = int(np.searchsorted(series.opened_at, item.until, side="right"))
-    previous_close = series.columns["close"][start - 1] if start else np.nan
-    known = _columns(item.indicator, series, slice(start, end), previous_close)
+    due_rows = _due_rows(item, series)
+    previous_close = series.columns["close"][due_rows.start - 1] if due_rows.start else np.nan
+    known = _columns(item.indicator, series, due_rows, previous_close)
     fresh = item.mode == FROM_START or item.held is None
     memory = item.indicator.memory if fresh or item.held is None else item.held.memory
     after, outputs = run(item.indicator, memory, inputs(item.indicator, known))
-    opened_at = series.opened_at[start:end]
+    opened_at = series.opened_at[due_rows]
     held = item.held
     remembered = Memory(
         symbol=item.symbol,
         timeframe=timeframe,
         kind=item.indicator.kind.name,
         indicator=item.indicator.name,
-        fingerprint=item.indicator.fingerprint,
+        fingerprint=fingerprint(item.indicator, item.no_trade),
         reads=item.reads,
         revision=0 if fresh or held is None else held.revision,
         watermark=item.until,
@@ -284,7 +361,7 @@ def _done(kind: str, timeframe: str, plan: Mapping[str, list[Due]], rows: Mappin
         kind,
         timeframe,
         modes={symbol: item.mode for symbol, item in worst.items()},
-        reasons={symbol: item.reason for symbol, item in worst.items() if item.mode != HIT},
+        reasons={symbol: item.reason for symbol, item in worst.items() if item.reason != NOTHING_NEW},
         newest={symbol: item.until for symbol, item in worst.items() if item.until is not None},
         rows=rows,
         bars=bars,

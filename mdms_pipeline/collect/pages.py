@@ -1,7 +1,7 @@
 """Which page to ask for next, and what an answer covers. Pure: standings and candles in, decisions out.
 
 The covered span of a partition has no gap: it grows forward in steps that adjoin it, and backward from its oldest candle. So an
-interruption at any point leaves a span that the next collection goes on from, and asks for nothing twice.
+interruption at any point leaves a span that the next collection goes on from, and asks for nothing twice but the newest candle.
 """
 
 from __future__ import annotations
@@ -29,35 +29,71 @@ class Ask:
     since: Instant | None
 
 
-def next_ask(standing: Standing, end: Instant, history: int) -> Ask | None:
-    """What to ask for, given what is covered; None when all slots before `end` and `history` candles are there, or as many as exist."""
+def next_ask(standing: Standing, end: Instant, history: int, since: Instant | None = None) -> Ask | None:
+    """What to ask for, given what is covered; None when nothing is missing that the exchange may have.
+
+    Wanted are all slots before `end`, `history` candles, and everything back to `since`. A forward page asks for one candle more than
+    it has slots, so that the newest stored one is told again: with or without trades in between it is the next older one.
+    """
     frame = timeframe(standing.timeframe)
-    if standing.covered is None:
-        return Ask(end, min(MAX_CANDLES, history), None)
-    covered_from, covered_to = standing.covered
+    start, covered_to = standing.covered or (end, end)
     if covered_to < end:
-        to = min(frame.after(covered_to, MAX_CANDLES), end)
-        return Ask(to, frame.slots(covered_to, to), covered_to)
-    if standing.candles < history and not standing.begins:
-        return Ask(covered_from, min(MAX_CANDLES, history - standing.candles), None)
+        to = min(frame.after(covered_to, MAX_CANDLES - 1), end)
+        return Ask(to, frame.slots(covered_to, to) + 1, covered_to)
+    wanted = max(history - standing.candles, _slots_back(standing, start, since))
+    if wanted > 0 and not standing.begins:
+        return Ask(start, min(MAX_CANDLES, wanted), None)
     return None
+
+
+def _slots_back(standing: Standing, start: Instant, since: Instant | None) -> int:
+    """Slots between what is asked for and `start`; what is collected again counts as asked for as far back as it was."""
+    frame = timeframe(standing.timeframe)
+    targets = [at for at in (since, standing.refill_from) if at is not None]
+    return frame.slots(frame.floor(min(targets)), start) if targets else 0
+
+
+def pages_left(standing: Standing, end: Instant, history: int, since: Instant | None = None) -> int:
+    """How many pages that takes if every slot has a trade and the market is old enough: what an honest time left stands on."""
+    frame = timeframe(standing.timeframe)
+    start, covered_to = standing.covered or (end, end)
+    forward = max(0, frame.slots(covered_to, end))
+    if standing.begins:
+        return -(-forward // (MAX_CANDLES - 1))
+    back = max(0, history - standing.candles - forward, _slots_back(standing, start, since))
+    return -(-forward // (MAX_CANDLES - 1)) + -(-back // MAX_CANDLES)
 
 
 def page_of(standing: Standing, ask: Ask, answer: Candles) -> Page:
     """What the answer adds. It covers its slots up to, and never past, a candle that cannot be."""
+    if ask.since is not None and standing.covered is not None:  # few trades: the answer may reach back beyond all that is stored
+        answer = answer[answer.opened_at >= standing.covered[0]]
     bad, reason = impossible(answer, standing.timeframe, ask.to)
     refused = answer[bad] if bad.any() else None
     frame = timeframe(standing.timeframe)
-    if ask.since is not None:
+    if ask.since is not None:  # the answer reaches back into what is stored
         stop = int(refused.opened_at[0]) if refused is not None else ask.to
         stop = max(ask.since, frame.floor(stop))
         kept = answer[~bad & (answer.opened_at >= ask.since) & (answer.opened_at < stop)]
-        return Page(standing.symbol, standing.timeframe, kept, (ask.since, stop), False, refused, reason)
+        again = answer[answer.opened_at < ask.since] if stop > ask.since else Candles.empty()
+        return Page(
+            standing.symbol, standing.timeframe, kept, (ask.since, stop), False, refused, reason, reread=again if len(again) else None
+        )
     start = frame.after(frame.floor(int(refused.opened_at[-1]))) if refused is not None else -(2**60)
     kept = answer[~bad & (answer.opened_at >= start)]
     covered = (int(kept.opened_at[0]) if len(kept) else ask.to, ask.to)
     begins = refused is None and len(answer) < ask.count
     return Page(standing.symbol, standing.timeframe, kept, covered, begins, refused, reason)
+
+
+def quiet_page(standing: Standing, end: Instant, traded_at: float) -> Page | None:
+    """The page that need not be asked for: nobody has traded since the covered span ended, says a ticker of after `end`.
+
+    `traded_at` is the instant of the market's last trade (s UTC). None where there may be candles, or nothing is covered yet.
+    """
+    if standing.covered is None or standing.covered[1] >= end or traded_at >= standing.covered[1]:
+        return None
+    return Page(standing.symbol, standing.timeframe, Candles.empty(), (standing.covered[1], end), evidence="ticker")
 
 
 def impossible(candles: Candles, name: str, to: Instant) -> tuple[Flags, str | None]:

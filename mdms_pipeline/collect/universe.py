@@ -6,9 +6,10 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from mdms_pipeline.collect.client import Exchange
+from mdms_pipeline.collect.rename import find_renamed, tell_renamed
 from mdms_pipeline.settings import Settings
 from mdms_pipeline.store import Warehouse
-from mdms_pipeline.store.candles import ABSENT, BEHIND, DELISTED, mark, standings
+from mdms_pipeline.store.candles import ABSENT, DELISTED, FRESH, mark, standings
 from mdms_pipeline.store.journal import emit
 from mdms_pipeline.store.universe import Market, known_symbols, store_universe
 
@@ -23,6 +24,7 @@ async def update_universe(exchange: Exchange, warehouse: Warehouse, settings: Se
     turnovers = await exchange.turnovers()
     markets = [Market(row.symbol, row.korean_name, row.english_name, row.warning, turnovers.get(row.symbol, 0.0)) for row in listings]
     now = int(exchange.clock())
+    renamed = await find_renamed(exchange, warehouse, {market.symbol for market in markets})
     with warehouse.write() as connection:
         held = known_symbols(connection)
         chosen = choose(markets, settings, held)
@@ -33,6 +35,7 @@ async def update_universe(exchange: Exchange, warehouse: Warehouse, settings: Se
         for event, symbols in (("market_listed", new), ("market_delisted", gone)):
             if symbols:
                 emit(connection, event, now, run_id, symbols, None, len(symbols))
+        tell_renamed(connection, renamed, now, run_id)
     return sorted(chosen)
 
 
@@ -50,7 +53,7 @@ def choose(markets: Sequence[Market], settings: Settings, held: Mapping[str, obj
 
 
 def _mark_partitions(connection, chosen: set[str], listed: set[str], now: int, run_id: str | None) -> None:  # type: ignore[no-untyped-def]
-    """A partition that nobody collects any more says so; one that is collected again is behind until it is."""
+    """A partition that nobody collects any more says so; one that is collected again is as fresh as what it covers."""
     changes: dict[tuple[str, str], tuple[str, str | None]] = {}
     for (symbol, frame), standing in standings(connection).items():
         if symbol not in listed and standing.state != DELISTED:
@@ -58,6 +61,6 @@ def _mark_partitions(connection, chosen: set[str], listed: set[str], now: int, r
         elif symbol in listed and symbol not in chosen and standing.state != ABSENT:
             changes[symbol, frame] = (ABSENT, "not among the symbols that the settings ask for")
         elif symbol in chosen and standing.state in (DELISTED, ABSENT):
-            changes[symbol, frame] = (BEHIND, "collected again")
+            changes[symbol, frame] = (FRESH, None)
     if changes:
         mark(connection, changes, now, run_id)

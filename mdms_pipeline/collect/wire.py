@@ -20,12 +20,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
 
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, TIMEFRAMES, Candles, Instant, iso
+
+Found = TypeVar("Found", list[Any], dict[str, float])
 
 MAX_CANDLES = 200  # per request; more is cut to this in silence. Upbit documentation
 BLOCK_SECONDS = 60.0  # how long we stay away after a 418 that does not say how long
@@ -144,7 +146,7 @@ def remaining(headers: Mapping[str, str]) -> tuple[str, int] | None:
     """(group, requests left in this second) from `Remaining-Req: group=candles; min=600; sec=9`; None where it is absent or odd."""
     parts = dict(part.strip().split("=", 1) for part in headers.get("Remaining-Req", "").split(";") if "=" in part)
     left = parts.get("sec", "")
-    return (parts["group"], int(left)) if "group" in parts and re.fullmatch(r"\d+", left) else None
+    return (parts["group"], int(left)) if "group" in parts and re.fullmatch(r"\d{1,9}", left) else None
 
 
 def parse_markets(body: Any) -> list[Listing]:
@@ -153,11 +155,12 @@ def parse_markets(body: Any) -> list[Listing]:
     {"market": "KRW-BTC", "korean_name": "비트코인", "english_name": "Bitcoin", "market_event": {"warning": false, "caution": {...}}}
     """
     with _shape("market/all"):
-        return [
+        found = [
             Listing(row["market"], row["korean_name"], row["english_name"], bool(row.get("market_event", {}).get("warning", False)))
-            for row in body
+            for row in _rows(body)
             if row["market"].startswith("KRW-")
         ]
+        return _some(found)
 
 
 def parse_turnovers(body: Any) -> dict[str, float]:
@@ -166,7 +169,16 @@ def parse_turnovers(body: Any) -> dict[str, float]:
     {"market": "KRW-BTC", "trade_price": 162876000.0, "acc_trade_price_24h": 167740032580.71, ...}
     """
     with _shape("ticker/all"):
-        return {row["market"]: float(row["acc_trade_price_24h"]) for row in body}
+        return _some({row["market"]: float(row["acc_trade_price_24h"]) for row in _rows(body)})
+
+
+def parse_last_trades(body: Any) -> dict[str, float]:
+    """Market -> instant of its last trade (s UTC), from ticker/all.
+
+    {"market": "KRW-BTC", "trade_timestamp": 1753894995076, ...}
+    """
+    with _shape("ticker/all"):
+        return _some({row["market"]: float(row["trade_timestamp"]) / 1000 for row in _rows(body)})
 
 
 def parse_candles(body: Any, symbol: str) -> Candles:
@@ -177,7 +189,7 @@ def parse_candles(body: Any, symbol: str) -> Candles:
      "candle_acc_trade_volume": 0.01280224, ...}
     """
     with _shape("candles"):
-        if any(row["market"] != symbol for row in body):
+        if any(row["market"] != symbol for row in _rows(body)):
             raise Garbled(f"answered candles of another market than {symbol}")
         rows = [(_opened_at(row["candle_date_time_utc"]), *(float(row[field]) for field in FIELDS)) for row in body]
     rows.sort(key=lambda row: row[0])
@@ -186,6 +198,20 @@ def parse_candles(body: Any, symbol: str) -> Candles:
     opened_at, *columns = zip(*rows, strict=True)
     assert len(columns) == len(PRICES_AND_AMOUNTS)
     return Candles(np.array(opened_at, dtype=np.int64), *(np.array(column, dtype=np.float64) for column in columns))
+
+
+def _rows(body: Any) -> list[Any]:
+    """`body` if it is a list: an empty object must not read as "no candles"."""
+    if not isinstance(body, list):
+        raise TypeError(f"a list was expected, got {type(body).__name__}")
+    return body
+
+
+def _some(found: Found) -> Found:
+    """`found` unless it is empty: an exchange without a market would make every one of ours delisted."""
+    if not found:
+        raise ValueError("there is no KRW market in it")
+    return found
 
 
 def _opened_at(text: str) -> Instant:

@@ -6,6 +6,17 @@
 4. `candles.py`    `candles` and their checks
 5. `indicators.py` one asset per kind of the catalog; its edges are the declared reads
 6. `screens.py`    `screen_results`, and one ranking per screen
-7. `refresh.py`    the job, its schedules, and which run is to be made
-8. `storage.py`    Dagster's event log, written in batches
+7. `due.py`        what is behind: the clock, the warehouse and Dagster's record of it compared
+8. `refresh.py`    the job, and which run is made next
+9. `sensors.py`    what happens by itself: refresh, listings, freshness and alerts, screens at their own times
+10. `run.py`       `mdms run`: the same run, made by hand
+11. `processes.py` which process executes a run, and runs whose process died
+12. `storage.py`   Dagster's event log, written in batches; `prune.py` keeps it small
 """
+
+import warnings
+
+import dagster as dg
+
+# Said once per asset, in every process that loads the project. Dagster is pinned, and tests hold what we use of it.
+warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)

@@ -2,18 +2,22 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 
 import dagster as dg
 
+from mdms_pipeline.alerts import GRACE
 from mdms_pipeline.collect.fill import Filled, fill
+from mdms_pipeline.defs.coverage import observe_coverage
 from mdms_pipeline.defs.grid import GRID, OWNERS, by_timeframe, newest, partitions_of, tell
 from mdms_pipeline.defs.resources import Mdms, WarehouseResource
-from mdms_pipeline.market import CANDLE_COLUMNS
+from mdms_pipeline.market import CANDLE_COLUMNS, DAY, Instant, iso
 from mdms_pipeline.store import Warehouse
 from mdms_pipeline.store.candles import ABSENT, FAILED, Partition, Standing, standings
-from mdms_pipeline.store.checks import BROKEN, broken_candles, stale
+from mdms_pipeline.store.checks import BROKEN, broken_candles, stale, unreconciled
 from mdms_pipeline.store.universe import universe
 
+RECONCILED = 32  # days that each refresh reconciles: a whole month candle; `mdms reconcile` takes the whole store
 SCHEMA = dg.TableSchema(
     [
         dg.TableColumn("symbol", "VARCHAR"),
@@ -38,10 +42,11 @@ SCHEMA = dg.TableSchema(
 def candles(context: dg.AssetExecutionContext, warehouse: WarehouseResource, mdms: dg.ResourceParam[Mdms]) -> dg.MaterializeResult[None]:
     """Closed candles from the exchange, with coverage, status and the event market_data_collected in the same transaction."""
     store, asked = warehouse.warehouse, partitions_of(context)
-    filled = asyncio.run(_fill(store, mdms, asked, context.run_id))
+    filled = asyncio.run(_fill(store, mdms, asked, context.run.run_id))
     with store.read() as connection:
         known = standings(connection, asked)
     tell(context, {partition: _told(partition, filled, known.get(partition)) for partition in asked})
+    observe_coverage(context, store, mdms, list(by_timeframe(asked)))
     _log(context, filled)
     if filled.states and all(state == FAILED for state in filled.states.values()):
         raise dg.Failure(f"no market could be collected: {next(iter(filled.reasons.values()))}", allow_retries=False)
@@ -54,8 +59,7 @@ async def _fill(store: Warehouse, mdms: Mdms, asked: list[Partition], run_id: st
         wanted = set(universe(connection))
     partitions = [(symbol, name) for name, symbols in by_timeframe(asked).items() for symbol in symbols if symbol in wanted]
     async with mdms.connect() as exchange:
-        with mdms.progress("candles", len(partitions)) as advanced:
-            return await fill(exchange, store, partitions, mdms.settings.history, run_id, advanced)
+        return await fill(exchange, store, partitions, mdms.settings.history, run_id, mdms.progress)
 
 
 def _told(partition: Partition, filled: Filled, standing: Standing | None) -> dict[str, object]:
@@ -93,14 +97,31 @@ def _check(name: str) -> dg.AssetChecksDefinition:
 
 @dg.asset_check(asset="candles", name="fresh")
 def fresh(warehouse: WarehouseResource, mdms: dg.ResourceParam[Mdms]) -> dg.AssetCheckResult:
-    """Every collected market has been asked for up to its newest closed slot, in every timeframe that is kept."""
-    with warehouse.get_reader() as connection:
-        behind = stale(connection, mdms.settings.timeframes, int(mdms.clock()))
+    """Every collected market has been asked for up to the slot that was its newest five minutes ago, in every timeframe that is kept."""
+    return freshness(warehouse.warehouse, mdms.settings.timeframes, int(mdms.clock()))
+
+
+def freshness(store: Warehouse, timeframes: Sequence[str], now: Instant) -> dg.AssetCheckResult:
+    """The verdict of the check `fresh`, which runs and the sensor `watch` report."""
+    with store.read() as connection:
+        behind = stale(connection, timeframes, now - GRACE)
+    markets = sorted({symbol for symbol, _, _ in behind})
+    said = f"{len(markets)} markets are stale: {', '.join(markets[:5])}" + (" and others" if len(markets) > 5 else "")
     return dg.AssetCheckResult(
         passed=not behind,
         severity=dg.AssetCheckSeverity.ERROR,
+        description=said if behind else "every market is fresh",
         metadata={"stale": len(behind), "symbols": [" ".join(entry) for entry in behind[:100]]},
     )
+
+
+@dg.asset_check(asset="candles", name="reconciled")
+def reconciled(warehouse: WarehouseResource, mdms: dg.ResourceParam[Mdms]) -> dg.AssetCheckResult:
+    """Finer candles add up to the coarser ones that they cover: open, high, low, close, volume and value, over the last RECONCILED days."""
+    with warehouse.get_reader() as connection:
+        odd = unreconciled(connection, int(mdms.clock()) - RECONCILED * DAY)
+    said = [f"{one.symbol} {one.timeframe} {iso(one.opened_at)}: {one.said}" for one in odd[:100]]
+    return dg.AssetCheckResult(passed=not odd, severity=dg.AssetCheckSeverity.ERROR, metadata={"differing": len(odd), "candles": said})
 
 
 checks = [_check(name) for name in BROKEN]

@@ -6,13 +6,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import dagster as dg
 import duckdb
 from dagster_duckdb import DuckDBResource
 
 from mdms_pipeline.collect.client import Exchange, connect
+from mdms_pipeline.defs.processes import sign
 from mdms_pipeline.progress import Progress, unwatched
 from mdms_pipeline.settings import Settings
 from mdms_pipeline.store import Warehouse
+
+SENSOR_DEADLINE = 15.0  # s; Dagster ends a sensor's tick after 60
 
 
 class WarehouseResource(DuckDBResource):
@@ -20,10 +24,21 @@ class WarehouseResource(DuckDBResource):
 
     exchange: str
     memory_mb: int = 500
+    no_trade: str | None = None
 
     @property
     def warehouse(self) -> Warehouse:
-        return Warehouse(Path(self.database), self.exchange, self.memory_mb)
+        return Warehouse(Path(self.database), self.exchange, self.memory_mb, no_trade=self.no_trade)
+
+    @property
+    def impatient(self) -> Warehouse:
+        """The warehouse for a sensor, which may not wait for long. Raises WarehouseBusy after SENSOR_DEADLINE."""
+        return Warehouse(Path(self.database), self.exchange, self.memory_mb, SENSOR_DEADLINE, self.no_trade)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """The first thing that a run's own process does: say which one it is."""
+        if context.run is not None and context.instance is not None:
+            sign(context.instance, context.run)
 
     @contextmanager
     def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -47,6 +62,10 @@ class Mdms:
     progress: Progress = unwatched
     exchange: Callable[[], Exchange] | None = None  # None: the one that the settings name
 
+    def __post_init__(self) -> None:
+        if self.clock is time.time:
+            object.__setattr__(self, "clock", self.settings.clock)
+
     def connect(self) -> Exchange:
         return self.exchange() if self.exchange else connect(self.settings.exchange_url, self.clock)
 
@@ -54,6 +73,8 @@ class Mdms:
 def resources(mdms: Mdms) -> dict[str, object]:
     settings = mdms.settings
     return {
-        "warehouse": WarehouseResource(database=str(settings.warehouse), exchange=settings.exchange_url, memory_mb=settings.memory_mb),
+        "warehouse": WarehouseResource(
+            database=str(settings.warehouse), exchange=settings.exchange_url, memory_mb=settings.memory_mb, no_trade=settings.no_trade
+        ),
         "mdms": mdms,
     }

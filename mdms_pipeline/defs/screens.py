@@ -9,12 +9,15 @@ import dagster as dg
 from matplotlib.figure import Figure
 
 from mdms_pipeline.defs.grid import GRID, OWNERS, by_timeframe, newest, partitions_of, tell
+from mdms_pipeline.defs.refresh import TIMEFRAMES_TAG
 from mdms_pipeline.defs.resources import WarehouseResource
 from mdms_pipeline.market import iso, kst, utc
 from mdms_pipeline.screen.judge import ScreenResult
 from mdms_pipeline.screen.load import Screen
 from mdms_pipeline.screen.look import Ranked, ranking, screen_all
 from mdms_pipeline.vocabulary import tables
+
+WORD_JOINER = "\u2060"  # browsers break Korean between any two syllables; this keeps a name on one line
 
 
 def screen_results_asset(screens: Sequence[Screen]) -> dg.AssetsDefinition:
@@ -28,15 +31,24 @@ def screen_results_asset(screens: Sequence[Screen]) -> dg.AssetsDefinition:
     )  # fmt: skip
     def screen_results(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult[None]:
         """What each screen says of each symbol at its timeframe's newest slot: the verdict, and the value of every clause."""
-        store = warehouse.warehouse
+        store, mine = warehouse.warehouse, asked_screens(context.run, screens)
         rows = 0
         for name, symbols in by_timeframe(partitions_of(context)).items():
-            done = screen_all(store, [screen for screen in screens if screen.timeframe.name == name], name, context.run_id)
+            done = screen_all(store, [screen for screen in mine if screen.timeframe.name == name], name, context.run.run_id)
             rows += done.rows
             tell(context, {(symbol, name): _told(symbol, done.results) for symbol in symbols})
         return dg.MaterializeResult(metadata={"rows_changed": rows})
 
     return screen_results
+
+
+def asked_screens(run: dg.DagsterRun, screens: Sequence[Screen]) -> list[Screen]:
+    """The screens that a run is to judge: those whose rankings it makes; all where somebody asks for `screen_results` alone."""
+    selected = run.asset_selection
+    if selected is None:
+        return list(screens)
+    named = [screen for screen in screens if dg.AssetKey(screen.name) in selected]
+    return named if named or TIMEFRAMES_TAG in run.tags else list(screens)
 
 
 def _told(symbol: str, results: Sequence[ScreenResult]) -> dict[str, Any]:
@@ -82,15 +94,18 @@ def _ranking_metadata(screen: Screen, found: Ranked | None) -> dict[str, Any]:
 
 def ranking_table(screen: Screen, found: Ranked) -> str:
     """The ranking in Markdown: place, market, and the values that decided."""
-    head = ["", "market", "", *found.shown, "bars old", "unstable"]
+    if not found.rows:
+        return "no market passes"
+    old, unstable = any(row.age for row in found.rows), any(row.unstable for row in found.rows)
+    head = ["", "market", "name", *found.shown, *["bars old"] * old, *["unstable"] * unstable]
     lines = [
         [
             str(row.place),
             row.symbol,
-            row.korean_name,
+            WORD_JOINER.join(row.korean_name),
             *(_number(row.values.get(name)) for name in found.shown),
-            str(row.age),
-            row.unstable or "",
+            *[str(row.age)] * old,
+            *[row.unstable or ""] * unstable,
         ]
         for row in found.rows
     ]
@@ -98,19 +113,27 @@ def ranking_table(screen: Screen, found: Ranked) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "?" if value is None else f"{value:,.6g}"
+    """Five digits, or whole thousands; `?` where unknown."""
+    if value is None:
+        return "?"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.5g}"
 
 
 def ranking_picture(screen: Screen, found: Ranked) -> bytes:
-    """The ranking as a PNG bar chart of its rank values."""
+    """The ranking as a PNG bar chart of its rank values, the first place on top."""
     rows = found.rows[:20]
-    figure = Figure(figsize=(7, 0.6 + 0.3 * max(len(rows), 1)), layout="constrained")
+    values = [row.rank_value or 0.0 for row in rows]
+    figure = Figure(figsize=(7, 0.8 + 0.3 * max(len(rows), 1)), layout="constrained")
     axes = figure.subplots()
-    axes.barh([row.symbol for row in rows][::-1], [row.rank_value or 0.0 for row in rows][::-1], color="#3b6fb6")
-    axes.set_title(f"{screen.title}, {utc(found.at)}", loc="left", fontsize=10)
+    bars = axes.barh([row.symbol for row in rows], values, color="#3b6fb6")
+    axes.bar_label(bars, [_number(row.rank_value) for row in rows], padding=4, fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_title(f"{screen.title}, candle of {utc(found.at)}", loc="left", fontsize=10)
     axes.set_xlabel(str(screen.rank), fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     if not rows:
+        axes.set_axis_off()
         axes.text(0.5, 0.5, "no market passes", ha="center", va="center", transform=axes.transAxes)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=80)

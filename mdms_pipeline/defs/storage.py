@@ -207,6 +207,12 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
             finally:
                 self._open.index = None
 
+    def run_connection(self, run_id: str | None = None) -> Any:
+        """Stock's. A file that a prune has taken away under a process that knew it is made anew, with its tables, and empty."""
+        if run_id is not None and run_id in self._initialized_dbs and not os.path.exists(self.path_for_shard(run_id)):
+            self._initialized_dbs.discard(run_id)
+        return super().run_connection(run_id)
+
     def index_connection(self) -> AbstractContextManager[Connection]:
         """Stock's, or this thread's open batch: stock's own methods then write into its transaction."""
         conn: Connection | None = getattr(self._open, "index", None)
@@ -407,6 +413,9 @@ run_coordinator:  # runs wait here; look for the next one every second instead o
 concurrency:
   runs:
     max_concurrent_runs: 2
+
+python_logs:  # what processes print; the event log of a run has everything all the same
+  python_log_level: INFO
 
 run_retries:  # the next refresh does what a failed one left
   enabled: false

@@ -36,7 +36,7 @@ def universe_metadata(warehouse: Warehouse, new: list[str]) -> dict[str, Any]:
 def symbols(context: dg.AssetExecutionContext, warehouse: WarehouseResource, mdms: dg.ResourceParam[Mdms]) -> dg.MaterializeResult[None]:
     """The universe: every KRW market of the exchange, and which of them are collected (the setting MDMS_SYMBOLS). Keeps the partitions."""
     store = warehouse.warehouse
-    chosen = asyncio.run(_update(store, mdms, context.run_id))
+    chosen = asyncio.run(_update(store, mdms, context.run.run_id))
     new = keep_partitions(context.instance, chosen)
     return dg.MaterializeResult(metadata=universe_metadata(store, new))
 

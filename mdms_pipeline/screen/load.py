@@ -17,26 +17,15 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from mdms_pipeline.market import Timeframe, check_symbol, timeframe
+from mdms_pipeline.marks import NAME, SUFFIXES, FileError, Marks, Place, YamlError, dotted, read_yaml, shown
 from mdms_pipeline.rules import Call, Expression, Formula, Rule, RuleError, Vocabulary, did_you_mean, parse, parse_value
-from mdms_pipeline.screen.marks import Marks, Place, YamlError, read_yaml
 
 BUILT_IN = Path(__file__).parent / "screens"
-SUFFIXES = (".yaml", ".yml")
-NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")  # names of screens become names in Dagster and in tables
-MAX_SHOWN = 60  # characters of a wrong value
 E = TypeVar("E", bound=Expression)
 
 
-class ScreenError(ValueError):
-    """One thing that is wrong in one file. `field` is like `where[1]`, empty where the file as a whole is meant."""
-
-    def __init__(self, file: Path, line: int, field: str, value: str, problem: str, remedy: str) -> None:
-        self.file, self.line, self.field, self.value, self.problem, self.remedy = file, line, field, value, problem, remedy
-        where = ": ".join(filter(None, (f"{file}:{line}", f"{field} = {value}" if value else field)))
-        super().__init__(f"{where}: {problem}\n{remedy}")
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.file, self.line, self.field, self.value, self.problem, self.remedy)
+class ScreenError(FileError):
+    """One thing that is wrong in one screen file."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +52,7 @@ class Screen:
     max_age: int  # slots that a symbol's last trade may lie back
     columns: tuple[Formula, ...]  # further values to show
     file: Path = field(compare=False)
+    schedule: str | None = field(default=None, compare=False)  # cron, UTC; None: after each refresh of its timeframe
 
     @property
     def expressions(self) -> tuple[Rule | Formula, ...]:
@@ -119,6 +109,28 @@ def _timeframe(name: str) -> str:
     return timeframe(name).name
 
 
+CRON = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))  # the bounds of minute, hour, day, month and weekday
+
+
+def _cron(text: str) -> str:
+    fields = text.split()
+    if len(fields) != len(CRON) or not all(_cron_field(field, *bounds) for field, bounds in zip(fields, CRON, strict=True)):
+        raise ValueError("this is no time of cron's")
+    return " ".join(fields)
+
+
+def _cron_field(text: str, least: int, most: int) -> bool:
+    """Whether `text` is a list of numbers, ranges and steps within the bounds: `*/5`, `0,30`, `9-17/2`."""
+    for part in text.split(","):
+        match = re.fullmatch(r"(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(?:/([1-9]\d?))?", part)
+        if match is None:
+            return False
+        first, last = (int(match[1] or least), int(match[2] or match[1] or most))
+        if not least <= first <= last <= most:
+            return False
+    return True
+
+
 def _clauses(given: Any) -> Any:
     return [given] if isinstance(given, str) else given
 
@@ -151,6 +163,9 @@ class ScreenFile(_Strict):
     limit: int = Field(20, ge=1, description="write the number of places in the ranking, 1 or more")
     max_age: int = Field(1, ge=0, description="write how many slots the last trade may lie back, 0 or more")
     columns: list[str] = Field([], description="write a list of values to show as well, such as [rsi(14)]")
+    schedule: Annotated[str, AfterValidator(_cron)] | None = Field(
+        None, description="write a time of cron's in UTC, such as '5 0 * * *', or leave it out to screen after each refresh"
+    )
 
 
 # ---- files to screens
@@ -218,14 +233,14 @@ def _schema_error(file: Path, marks: Marks, fault: Any) -> ScreenError:
     place: Place = fault["loc"]
     model = RankFile if place[0] == "rank" and len(place) > 1 else ScreenFile
     key = str(place[1] if model is RankFile else place[0])
-    line, shown = marks.line(place), _shown(fault["input"])
+    line, value = marks.line(place), shown(fault["input"])
     if fault["type"] == "extra_forbidden":
-        return ScreenError(file, line, _dotted(place), shown, "unknown key", did_you_mean(key, model.model_fields))
+        return ScreenError(file, line, dotted(place), value, "unknown key", did_you_mean(key, model.model_fields))
     remedy = model.model_fields[key].description if key in model.model_fields else None
     if fault["type"] == "missing":
-        return ScreenError(file, line, _dotted(place), "", "is missing", remedy or "")
+        return ScreenError(file, line, dotted(place), "", "is missing", remedy or "")
     problem = fault["msg"].removeprefix("Value error, ")
-    return ScreenError(file, line, _dotted(place), shown, problem[0].lower() + problem[1:], remedy or "")
+    return ScreenError(file, line, dotted(place), value, problem[0].lower() + problem[1:], remedy or "")
 
 
 class _ScreenReader:
@@ -254,6 +269,7 @@ class _ScreenReader:
             max_age=written.max_age,
             columns=columns,
             file=self.file,
+            schedule=written.schedule,
         )
 
     def all(self, parser: Callable[[str, Vocabulary], E], place: Place, texts: list[str]) -> tuple[E, ...]:
@@ -266,16 +282,6 @@ class _ScreenReader:
         except RuleError as error:
             at = place if place in self.marks.lines else place[:-1]  # a single clause needs no list
             line = self.marks.texts.get(at, 1) + error.line - 1
-            shown, _, remedy = str(error).rpartition("\n")
-            self.errors.append(ScreenError(self.file, line, _dotted(at), "", shown, remedy))
+            problem, _, remedy = str(error).rpartition("\n")
+            self.errors.append(ScreenError(self.file, line, dotted(at), "", problem, remedy))
             return None
-
-
-def _dotted(place: Place) -> str:
-    """`where[1]`, `rank.direction`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

@@ -20,7 +20,7 @@ from mdms_pipeline.store import Warehouse
 from mdms_pipeline.store.candles import Standing, last_checked, standings
 from mdms_pipeline.store.frames import append, instants, timestamps
 from mdms_pipeline.store.journal import Work, emit, note_work
-from mdms_pipeline.store.schema import indicator_tables
+from mdms_pipeline.store.schema import SKIP, indicator_tables
 from mdms_pipeline.store.series import Series, read_last
 from mdms_pipeline.store.universe import turnovers
 from mdms_pipeline.vocabulary import column_of, indicator_of, load_extensions, tables, vocabulary
@@ -63,13 +63,21 @@ def candidates(connection: duckdb.DuckDBPyConnection, screen: Screen, at: Instan
             Candidate(
                 symbol,
                 covered_to=standing.covered[1] if standing and standing.covered else None,
-                opened_at=int(past.opened_at[-1]) if past is not None and len(past.opened_at) else None,
+                opened_at=_last_trade(standing, past),
                 turnover=worth.get(symbol, float("nan")),
-                bars=(standing.candles if standing else 0) - (len(bars.opened_at) - len(past.opened_at) if bars and past else 0),
+                bars=(standing.bars if standing else 0) - (len(bars.opened_at) - len(past.opened_at) if bars and past else 0),
                 series=_named(screen, past),
             )
         )
     return found
+
+
+def _last_trade(standing: Standing | None, past: Series | None) -> Instant | None:
+    """The newest bar with a trade: under `flat` a bar may be without."""
+    if standing is None or past is None:
+        return None
+    opened_at = past.opened_at if standing.no_trade == SKIP else past.opened_at[past.columns["volume"] > 0]
+    return int(opened_at[-1]) if len(opened_at) else None
 
 
 def keep(connection: duckdb.DuckDBPyConnection, screen: Screen, result: ScreenResult, now: Instant, run_id: str | None) -> int:
@@ -250,4 +258,5 @@ def _there(connection: duckdb.DuckDBPyConnection, wanted: Mapping[str, list[str]
 
 def _newer(screen: Screen, known: Iterable[Standing], at: Instant) -> int:
     """How many slots the newest candle lies after `at`: as many more bars must be read to reach back far enough."""
-    return max((screen.timeframe.slots(at, standing.newest) for standing in known if standing.newest and standing.newest > at), default=0)
+    last = [standing.last_bar for standing in known if standing.last_bar is not None]
+    return max((screen.timeframe.slots(at, newest) for newest in last if newest > at), default=0)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from mdms_pipeline.market import CANDLE_COLUMNS, PRICES_AND_AMOUNTS, Candles, Floats, Instants
 
+Partition = tuple[str, str]  # symbol, timeframe
 KEY = "symbol::VARCHAR AS symbol, timeframe::VARCHAR AS timeframe, opened_at"
 
 

@@ -14,6 +14,7 @@ from mdms_pipeline.market import Floats, Instant, Instants
 from mdms_pipeline.store.candles import standings
 from mdms_pipeline.store.frames import Rows, alike_rows, append, incoming, insert, instants, nulled, partitions_of, timestamps
 from mdms_pipeline.store.schema import widen
+from mdms_pipeline.store.warehouse import StoreError
 
 
 @dataclass(frozen=True)
@@ -100,46 +101,58 @@ def _overtaken(advance: Advance, held: Mapping[tuple[str, str], Memory], revisio
 
 def _store(connection: duckdb.DuckDBPyConnection, table: str, advances: Sequence[Advance], held: Mapping[tuple[str, str], Memory]) -> None:
     """Rows get in by three ways: appended after the newest, a column filled in beside the others, or all of a partition anew."""
-    by_symbol: dict[str, list[Advance]] = {}
+    if not advances:
+        return
+    groups: dict[str, tuple[list[Advance], list[Memory]]] = {advance.after.symbol: ([], []) for advance in advances}
     for advance in advances:
-        by_symbol.setdefault(advance.after.symbol, []).append(advance)
-    newest = {symbol: memory.watermark for (symbol, _), memory in sorted(held.items(), key=lambda item: item[1].watermark)}
-    reset = {
-        memory.symbol for memory in held.values() if memory.symbol in by_symbol and _other_candles(memory, by_symbol[memory.symbol][0])
-    }
-    _forget(connection, table, advances, reset)
-    for symbol in reset:
-        del newest[symbol]
-    insert(connection, table, [_appended(group, newest.get(symbol)) for symbol, group in by_symbol.items()])
-    _fill(
-        connection,
-        table,
-        [_filled(advance, newest[symbol]) for symbol, group in by_symbol.items() if symbol in newest for advance in group],
-    )
+        groups[advance.after.symbol][0].append(advance)
+    for memory in held.values():
+        if memory.symbol in groups:
+            groups[memory.symbol][1].append(memory)
+    frame = advances[0].after.timeframe
+    newest = {symbol: _newest_that_stays(group, before) for symbol, (group, before) in groups.items()}
+    ends = {symbol: max((memory.watermark for memory in before), default=None) for symbol, (_, before) in groups.items()}
+    _forget(connection, advances, [memory for group, before in groups.values() for memory in before if _other_candles(memory, group[0])])
+    _cut(connection, table, frame, {symbol: at for symbol, at in newest.items() if at is None or at != ends[symbol]})
+    insert(connection, table, [_appended(group, newest[symbol]) for symbol, (group, _) in groups.items()])
+    beside = [_filled(advance, at) for symbol, (group, _) in groups.items() if (at := newest[symbol]) is not None for advance in group]
+    _fill(connection, table, beside)
     _remember(connection, [advance.after for advance in advances])
+
+
+def _newest_that_stays(group: Sequence[Advance], before: Sequence[Memory]) -> Instant | None:
+    """The newest row that still stands once `group` is stored: of the indicators that are not begun anew. None where every one is."""
+    if any(_other_candles(memory, group[0]) for memory in before):
+        return None
+    anew = {advance.after.indicator for advance in group if advance.fresh}
+    return max((memory.watermark for memory in before if memory.indicator not in anew), default=None)
 
 
 def _other_candles(memory: Memory, advance: Advance) -> bool:
     return memory.reads["candles"] != advance.after.reads["candles"]
 
 
-def _forget(connection: duckdb.DuckDBPyConnection, table: str, advances: Sequence[Advance], reset: set[str]) -> None:
-    """Drop the memories that are about to be replaced, and all that a partition has where its candles were revised."""
-    if not advances:
-        return
-    frame = advances[0].after.timeframe
-    replaced = pd.DataFrame([(a.after.symbol, a.after.indicator) for a in advances], columns=["symbol", "indicator"], dtype=object)
-    connection.register("replaced", replaced)
+def _forget(connection: duckdb.DuckDBPyConnection, advances: Sequence[Advance], revised: Sequence[Memory]) -> None:
+    """Drop the memories that are about to be replaced, and those of candles that were revised."""
+    gone = [(memory.symbol, memory.timeframe, memory.indicator) for memory in (*(advance.after for advance in advances), *revised)]
+    connection.register("gone", pd.DataFrame(gone, columns=["symbol", "timeframe", "indicator"], dtype=object))
     connection.execute(
-        "DELETE FROM memory USING replaced r WHERE memory.symbol = r.symbol AND memory.indicator = r.indicator AND memory.timeframe = ?",
+        """DELETE FROM memory USING gone g
+           WHERE memory.symbol = g.symbol AND memory.timeframe = g.timeframe AND memory.indicator = g.indicator"""
+    )
+
+
+def _cut(connection: duckdb.DuckDBPyConnection, table: str, frame: str, after: Mapping[str, Instant | None]) -> None:
+    """Drop the rows of each symbol after an instant, all where it is None: the table ends where the memories do."""
+    if not after:
+        return
+    cuts = pd.DataFrame({"symbol": pd.Series(list(after), dtype=object), "after": timestamps(after.values())})
+    connection.register("cuts", cuts)
+    connection.execute(
+        f"""DELETE FROM {table} USING cuts c
+            WHERE {table}.symbol = c.symbol AND {table}.timeframe = ? AND (c.after IS NULL OR {table}.opened_at > c.after)""",
         [frame],
     )
-    if reset:
-        connection.register("reset", partitions_of((symbol, frame) for symbol in reset))
-        for name, also in ((table, "true"), ("memory", f"kind = '{table}'")):
-            connection.execute(
-                f"DELETE FROM {name} USING reset r WHERE {name}.symbol = r.symbol AND {name}.timeframe = r.timeframe AND {also}"
-            )
 
 
 def _appended(group: Sequence[Advance], newest: Instant | None) -> Rows:
@@ -166,12 +179,20 @@ def _filled(advance: Advance, newest: Instant) -> Rows:
 
 
 def _fill(connection: duckdb.DuckDBPyConnection, table: str, parts: Iterable[Rows]) -> None:
+    """Set columns in rows that are there. Raises StoreError where one is not: somebody else has changed the table."""
     for alike in alike_rows(parts):
         values = ", ".join(f'"{name}" = {nulled(name)}' for name in alike[0].columns)
         with incoming(connection, alike):
-            connection.execute(
+            changed = connection.execute(
                 f"""UPDATE {table} SET {values} FROM incoming WHERE {table}.symbol = incoming.symbol::VARCHAR
                     AND {table}.timeframe = incoming.timeframe::VARCHAR AND {table}.opened_at = incoming.opened_at"""
+            ).fetchone()
+        wanted = sum(map(len, alike))
+        if changed != (wanted,):
+            where = f"symbol IN ({', '.join(sorted({repr(rows.symbol) for rows in alike}))}) AND timeframe = '{alike[0].timeframe}'"
+            raise StoreError(
+                f"{table} has {changed and changed[0]} rows for {wanted} bars of {alike[0].symbol} {alike[0].timeframe}: somebody else has "
+                f"changed the tables; to have it calculated anew: DELETE FROM memory WHERE {where}"
             )
 
 

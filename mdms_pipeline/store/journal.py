@@ -42,12 +42,14 @@ def emit(
     )
 
 
-def events_after(connection: duckdb.DuckDBPyConnection, cursor: int, limit: int = 1000) -> list[Event]:
-    """Events with an id above `cursor`, oldest first."""
+def events_after(
+    connection: duckdb.DuckDBPyConnection, cursor: int, limit: int = 1000, types: Sequence[str] | None = None
+) -> list[Event]:
+    """Events with an id above `cursor`, of these types (None: all), oldest first."""
     rows = connection.execute(
         f"""SELECT id, type, symbols, timeframe, count, revision, {instants("happened_at")}, run_id FROM events
-            WHERE id > ? ORDER BY id LIMIT ?""",
-        [cursor, limit],
+            WHERE id > ? AND (?::VARCHAR[] IS NULL OR list_contains(?::VARCHAR[], type)) ORDER BY id LIMIT ?""",
+        [cursor, types and list(types), types and list(types), limit],
     ).fetchall()
     return [Event(number, kind, tuple(symbols or ()), *rest) for number, kind, symbols, *rest in rows]
 
@@ -89,11 +91,9 @@ def work_of(connection: duckdb.DuckDBPyConnection, run_id: str) -> list[Work]:
     return [Work(*row) for row in rows]
 
 
-def writers_since(connection: duckdb.DuckDBPyConnection, timeframe: str, since: Instant) -> set[str | None]:
-    """The runs that have written anything of a timeframe since then; None stands for work outside of Dagster."""
-    rows = connection.execute(
-        "SELECT DISTINCT run_id FROM events WHERE timeframe = ? AND happened_at >= make_timestamp(?::BIGINT * 1000000)", [timeframe, since]
-    ).fetchall()
+def writers_after(connection: duckdb.DuckDBPyConnection, timeframe: str, event: int) -> set[str | None]:
+    """The runs that have written anything of a timeframe after that event; None stands for work outside of Dagster."""
+    rows = connection.execute("SELECT DISTINCT run_id FROM events WHERE timeframe = ? AND id > ?", [timeframe, event]).fetchall()
     return {run_id for (run_id,) in rows}
 
 
@@ -101,3 +101,9 @@ def newest_event(connection: duckdb.DuckDBPyConnection) -> dict[str, object] | N
     """Id and type of the last event: where a new reader's cursor may begin."""
     row = connection.execute("SELECT id, type FROM events ORDER BY id DESC LIMIT 1").fetchone()
     return None if row is None else {"id": row[0], "type": row[1]}
+
+
+def newest_id(connection: duckdb.DuckDBPyConnection) -> int:
+    """The id of the last event, 0 before the first."""
+    row = connection.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
+    return int(row[0]) if row else 0

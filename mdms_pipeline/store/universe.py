@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import duckdb
 
 from mdms_pipeline.market import Instant
+from mdms_pipeline.store.frames import instants
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,12 @@ def universe(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return [symbol for (symbol,) in rows]
 
 
+def listed(connection: duckdb.DuckDBPyConnection) -> int | None:
+    """How many markets there were when the exchange was last asked; None where it never was."""
+    row = connection.execute("SELECT count(*) FROM symbols WHERE listed").fetchone()
+    return int(row[0]) if row and row[0] else None
+
+
 def known_symbols(connection: duckdb.DuckDBPyConnection) -> dict[str, tuple[str, str, bool]]:
     """Every symbol ever seen -> (Korean name, English name, listed)."""
     rows = connection.execute("SELECT symbol, korean_name, english_name, listed FROM symbols").fetchall()
@@ -86,3 +93,8 @@ def turnovers(connection: duckdb.DuckDBPyConnection) -> dict[str, float]:
     """Collected symbol -> KRW traded over the 24 h before the universe was last asked for."""
     rows = connection.execute("SELECT symbol, turnover FROM symbols WHERE in_universe").fetchall()
     return {symbol: float("nan") if turnover is None else turnover for symbol, turnover in rows}
+
+
+def first_seen(connection: duckdb.DuckDBPyConnection) -> dict[str, Instant]:
+    """Symbol -> when the exchange was first seen to list it."""
+    return dict(connection.execute(f"SELECT symbol, {instants('first_seen_at')} FROM symbols").fetchall())

@@ -6,7 +6,9 @@ takes no such lock; a short retry with jitter gets past those.
 
     StoreError
     ├── WarehouseBusy      the lock, or the file, was not free within the deadline
-    └── WrongExchange      the warehouse holds the candles of another exchange
+    └── WrongWarehouse     the warehouse was made with other settings
+        ├── WrongExchange  it holds the candles of another exchange
+        └── WrongNoTrade   it makes something else of slots without a trade
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +26,14 @@ import duckdb
 
 from mdms_pipeline.store import schema
 
+DUCKDB_SHARE = 0.3  # of the memory allowed; the rest is for arrays and for the interpreter with its imports
 DEADLINE = 120.0  # seconds that a transaction waits for its turn
+FULL = ("No space left", "File too large", "Disk quota exceeded")  # how the operating system says that a file cannot grow
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.1  # seconds between two tries; each is drawn at random up to a bound that doubles
+
+# One thread at a time: connections of a process share what the first one opened, and DuckDB hands it to the second before it can read
+# DataFrames ("Table Function with name pandas_scan does not exist", in a quarter of all connections that four threads open at once).
+CONNECTING = threading.Lock()
 
 
 class StoreError(Exception):
@@ -35,20 +44,32 @@ class WarehouseBusy(StoreError):
     """Another process kept the warehouse longer than the deadline."""
 
 
-class WrongExchange(StoreError):
+class WrongWarehouse(StoreError):
+    """What was chosen once for a warehouse is not what the settings say."""
+
+
+class WrongExchange(WrongWarehouse):
     """Candles of two exchanges never mix in one warehouse."""
+
+
+class WrongNoTrade(WrongWarehouse):
+    """Indicators that skip slots without a trade never mix with those that see them."""
 
 
 class Warehouse:
     """One DuckDB file. Connections live for one `with` block; nothing stays open between two."""
 
-    def __init__(self, path: Path, exchange: str, memory_mb: int = 500, deadline: float = DEADLINE) -> None:
+    def __init__(
+        self, path: Path, exchange: str, memory_mb: int = 500, deadline: float = DEADLINE, no_trade: str | None = None
+    ) -> None:
+        """`no_trade` is what the settings ask for (None: whatever the warehouse was made with, `skip` for a new one)."""
         self.path = path
         self.exchange = exchange
         self.deadline = deadline
         self.memory_mb = memory_mb
+        self.no_trade = no_trade
         self._config: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": f"{memory_mb // 2}MB",
+            "memory_limit": f"{int(memory_mb * DUCKDB_SHARE)}MB",
             "threads": min(4, os.cpu_count() or 1),
             "temp_directory": str(path.parent / "tmp"),
         }
@@ -70,7 +91,7 @@ class Warehouse:
                 connection.commit()
             except BaseException as error:
                 _roll_back(connection)
-                if isinstance(error, duckdb.Error) and "No space left" in str(error):
+                if isinstance(error, duckdb.Error) and any(word in str(error) for word in FULL):
                     raise StoreError(f"no space left on the disk of {self.path}: nothing was stored; free some and run again") from error
                 raise
 
@@ -88,17 +109,26 @@ class Warehouse:
             held = None
         if held is None or held.version != schema.VERSION:
             with self.write() as connection:
-                held = schema.make(connection, self.exchange)
-        if held.exchange != self.exchange and not self._adopted():
+                held = schema.make(connection, self.exchange, self.no_trade or schema.SKIP)
+        wanted = self.no_trade or held.no_trade
+        if (held.exchange != self.exchange or held.no_trade != wanted) and not self._adopted(wanted):
+            self._refuse(held)
+
+    def _adopted(self, no_trade: str) -> bool:
+        """Take over a warehouse that holds nothing yet: asking for its status must not bind it to anything."""
+        with self.write() as connection:
+            return schema.adopt(connection, self.exchange, no_trade)
+
+    def _refuse(self, held: schema.Held) -> None:
+        if held.exchange != self.exchange:
             raise WrongExchange(
                 f"warehouse {self.path} holds candles of {held.exchange}, not of {self.exchange}: "
                 f"set MDMS_EXCHANGE_URL={held.exchange}, or MDMS_HOME to another folder"
             )
-
-    def _adopted(self) -> bool:
-        """Take over a warehouse that holds nothing yet: asking for its status must not bind it to an exchange."""
-        with self.write() as connection:
-            return schema.adopt(connection, self.exchange)
+        raise WrongNoTrade(
+            f"warehouse {self.path} was made with MDMS_NO_TRADE={held.no_trade}, not {self.no_trade}, and all its indicators stand on "
+            f"that: set MDMS_NO_TRADE={held.no_trade}, or MDMS_HOME to another folder"
+        )
 
     @contextmanager
     def _turn(self, kind: int) -> Iterator[None]:
@@ -129,10 +159,11 @@ class Warehouse:
         last: Exception | None = None
         for _ in _tries(self.deadline):
             try:
-                return duckdb.connect(self.path, read_only=read_only, config=self._config)
+                with CONNECTING:
+                    return duckdb.connect(self.path, read_only=read_only, config=self._config)
             except duckdb.IOException as error:  # a reader outside of our lock has it open
                 last = error
-                if "lock" not in str(error):
+                if "Could not set lock" not in str(error):
                     raise StoreError(f"warehouse {self.path} cannot be opened: {error}") from error
             except duckdb.ConnectionException as error:  # this process has it open otherwise
                 last = error

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdms_pipeline.market import timeframe
+from mdms_pipeline.marks import YamlError, read_yaml
 from mdms_pipeline.screen import BUILT_IN, Screen, ScreenError, load_screen, load_screens
 from mdms_pipeline.screen.load import Universe
-from mdms_pipeline.screen.marks import YamlError, read_yaml
 
 from .words import GOOD, VOCABULARY, write
 

@@ -1,12 +1,22 @@
-"""YAML whose every value knows its line, so that errors can name it."""
+"""YAML whose every value knows its line, so that errors can name it. Shared by screen files and strategy files.
+
+ValueError
+  YamlError     the text is not YAML
+  FileError     one thing that is wrong in one file: file, line, field, value, remedy
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+SUFFIXES = (".yaml", ".yml")
+NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")  # names of screens and strategies become names in Dagster and in tables
+MAX_SHOWN = 60  # characters of a wrong value
 Place = tuple[str | int, ...]  # ("where", 1) is the second clause
 
 
@@ -16,6 +26,18 @@ class YamlError(ValueError):
     def __init__(self, line: int, problem: str) -> None:
         self.line, self.problem = line, problem
         super().__init__(f"line {line}: {problem}")
+
+
+class FileError(ValueError):
+    """One thing that is wrong in one file. `field` is like `where[1]`, empty where the file as a whole is meant."""
+
+    def __init__(self, file: Path, line: int, field: str, value: str, problem: str, remedy: str) -> None:
+        self.file, self.line, self.field, self.value, self.problem, self.remedy = file, line, field, value, problem, remedy
+        where = ": ".join(filter(None, (f"{file}:{line}", f"{field} = {value}" if value else field)))
+        super().__init__(f"{where}: {problem}\n{remedy}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.file, self.line, self.field, self.value, self.problem, self.remedy)
 
 
 @dataclass
@@ -68,3 +90,14 @@ def _mark(node: yaml.Node, place: Place, line: int, marks: Marks) -> None:
             if (*place, key.value) in marks.lines:
                 raise YamlError(key_line, f"the key {key.value!r} is here for the second time")
             _mark(value, (*place, key.value), key_line, marks)
+
+
+def dotted(place: Place) -> str:
+    """`where[1]`, `rank.direction`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+
+
+def shown(value: Any) -> str:
+    """A wrong value as an error message repeats it."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

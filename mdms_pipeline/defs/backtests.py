@@ -1,0 +1,149 @@
+"""One asset per strategy file, below the indicators that its rules read; its checks; a schedule where the file names one."""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+from matplotlib.figure import Figure
+
+from mdms_pipeline.backtest.check import Finding, look_ahead, warm_up
+from mdms_pipeline.backtest.cli import compared
+from mdms_pipeline.backtest.find import history_of
+from mdms_pipeline.backtest.history import HistoryError
+from mdms_pipeline.backtest.keep import keep, runs
+from mdms_pipeline.backtest.metrics import drawdown
+from mdms_pipeline.backtest.report import Doubts, compare, page, shown
+from mdms_pipeline.backtest.run import Result, backtest
+from mdms_pipeline.backtest.strategy import Recipe
+from mdms_pipeline.defs.grid import OWNERS
+from mdms_pipeline.defs.resources import Mdms, WarehouseResource
+from mdms_pipeline.market import iso
+from mdms_pipeline.rules import Expression
+from mdms_pipeline.vocabulary import tables
+
+
+def strategy_expressions(recipes: Sequence[Recipe]) -> list[Expression]:
+    """Everything that the strategies read with their usual parameters: indicators to keep in the warehouse."""
+    return [expression for recipe in recipes for expression in recipe.usual.expressions]
+
+
+def backtest_asset(recipe: Recipe) -> dg.AssetsDefinition:
+    """The backtest of one strategy. Its edges are what its rules read."""
+    strategy = recipe.usual
+    rules = {name: said for name, said in strategy.said.items() if said not in ("None", "[]", "none")}
+
+    @dg.asset(
+        name=recipe.name,
+        group_name="backtests",
+        kinds={"duckdb", "numba"},
+        owners=OWNERS,
+        description=f"{strategy.title}. {strategy.description}\n\n" + "\n".join(f"- {name}: `{said}`" for name, said in rules.items()),
+        deps=sorted({*tables(strategy.calls), "candles"}),
+        metadata={"dagster/table_name": "backtest_runs"},
+        code_version=strategy.fingerprint[:8],
+    )
+    def asset(context: dg.AssetExecutionContext, warehouse: WarehouseResource, mdms: dg.ResourceParam[Mdms]) -> dg.MaterializeResult[None]:
+        store = warehouse.warehouse
+        try:
+            result = backtest(strategy, history_of(store, strategy))
+        except HistoryError as error:
+            return dg.MaterializeResult(metadata={"state": f"not traded: {error}"})
+        with store.write() as connection:
+            keep(connection, result, int(mdms.clock()), context.run.run_id)
+        with store.read() as connection:
+            kept = runs(connection, recipe.name, 10)
+        file = mdms.settings.home / "backtests" / f"{recipe.name}.html"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page(result, Doubts()), encoding="utf-8")
+        return dg.MaterializeResult(metadata={**_metadata(result), "report": dg.MetadataValue.path(file),
+                                              "runs": dg.MetadataValue.md(compare([compared(run) for run in kept]))})  # fmt: skip
+
+    return asset
+
+
+def _metadata(result: Result) -> dict[str, Any]:
+    measured = shown(result.metrics)
+    picture = base64.b64encode(equity_picture(result)).decode()
+    return {
+        "state": "traded",
+        "run": result.id,
+        "from": iso(int(result.opened_at[0])),
+        "to": result.record["to"],
+        **{name.replace(" ", "_"): value for name, value in measured.items()},
+        "held_return": float(result.reference[-1] / result.strategy.capital - 1),
+        "orders": dg.MetadataValue.json(result.counts),
+        "markets": len(result.history.symbols),
+        "signals_refused": result.decided.refused,
+        "near_a_threshold": len(result.near),
+        "picture": dg.MetadataValue.md(f"![{result.strategy.title}](data:image/png;base64,{picture})"),
+    }
+
+
+def equity_picture(result: Result) -> bytes:
+    """Equity beside buy and hold, and the drawdown, as a PNG."""
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    at = result.opened_at.astype("datetime64[s]")
+    above.plot(at, result.reference, color="#9aa3af", linewidth=1, label="buy and hold")
+    above.plot(at, result.outcome.equity, color="#2f6fbb", linewidth=1.2, label=result.strategy.name)
+    above.legend(loc="upper left", frameon=False, fontsize=8)
+    above.set_ylabel("KRW", fontsize=8)
+    below.fill_between(at, drawdown(result.outcome.equity, result.strategy.capital) * 100, color="#c0392b", alpha=0.5)
+    below.set_ylabel("below high, %", fontsize=8)
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=90)
+    return picture.getvalue()
+
+
+def backtest_checks(recipe: Recipe) -> dg.AssetChecksDefinition:
+    """Look-ahead and warm-up of one strategy's backtest."""
+    strategy, key = recipe.usual, dg.AssetKey(recipe.name)
+    named = {"look_ahead": look_ahead, "warm_up": warm_up}
+    about = {
+        "look_ahead": "decisions from data cut at random bars equal those of the whole",
+        "warm_up": "decisions from history that starts later are the same after stable_after",
+    }
+
+    @dg.multi_asset_check(
+        name=f"{recipe.name}_checks", specs=[dg.AssetCheckSpec(name, asset=key, description=about[name]) for name in named]
+    )
+    def checks(context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource) -> Any:
+        try:
+            history = history_of(warehouse.warehouse, strategy)
+        except HistoryError as error:
+            history, why = None, str(error)
+        for name, check in named.items():
+            finding = check(strategy, history) if history else Finding(0, (why,))
+            yield _result(name, key, finding)
+
+    return checks
+
+
+def _result(name: str, key: dg.AssetKey, finding: Finding) -> dg.AssetCheckResult:
+    """A check that could compare nothing warns; one that found a difference is an error."""
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name=name,
+        passed=finding.passed,
+        severity=dg.AssetCheckSeverity.ERROR if finding.compared else dg.AssetCheckSeverity.WARN,
+        metadata={"cuts": finding.compared, "differences": "\n".join(finding.differences), "near_a_threshold": "\n".join(finding.listed)},
+    )
+
+
+def backtest_schedules(recipes: Sequence[Recipe]) -> list[dg.ScheduleDefinition]:
+    """A schedule for each strategy that names one."""
+    return [
+        dg.ScheduleDefinition(
+            name=f"{recipe.name}_schedule",
+            target=dg.AssetSelection.assets(recipe.name),
+            cron_schedule=recipe.usual.schedule,
+            execution_timezone="UTC",
+        )
+        for recipe in recipes
+        if recipe.usual.schedule
+    ]
