@@ -18,6 +18,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from mdms_pipeline import show
+from mdms_pipeline.cli_backtest import commands as backtest_commands
 from mdms_pipeline.cli_service import commands as service_commands
 from mdms_pipeline.cli_truth import TimeLeft, date_of, stepping
 from mdms_pipeline.cli_truth import commands as truth_commands
@@ -274,13 +275,11 @@ def calculate(symbols: Sequence[str], timeframes: Sequence[str], as_json: bool) 
     """Layer 2 alone: bring every kept indicator up to the stored candles."""
     from mdms_pipeline.calculate.advance import advance
     from mdms_pipeline.calculate.catalog import KINDS
-    from mdms_pipeline.screen.look import screens_of
-    from mdms_pipeline.vocabulary import stored
+    from mdms_pipeline.kept import kept_indicators
 
     settings = Settings.load()
     warehouse = _warehouse(settings)
-    screens = screens_of(settings).screens.values()
-    kept = stored(expression for screen in screens for expression in screen.expressions)
+    kept = kept_indicators(settings)
     markets, frames = _chosen(settings, warehouse, symbols, timeframes)
     done = []
     with watched(as_json) as progress:
@@ -513,7 +512,7 @@ def dev(port: int) -> None:
     )
 
 
-for command in (*service_commands, *truth_commands):  # events, alerts, prune; coverage, verify
+for command in (*service_commands, *truth_commands, *backtest_commands):
     main.add_command(command)
 
 

@@ -2,6 +2,8 @@
 
 import dagster as dg
 
+from mdms_pipeline.backtest.find import strategies_of
+from mdms_pipeline.defs.backtests import backtest_asset, backtest_checks, backtest_schedules
 from mdms_pipeline.defs.candles import candles, checks, fresh, reconciled
 from mdms_pipeline.defs.indicators import indicator_assets
 from mdms_pipeline.defs.refresh import refresh_job
@@ -19,9 +21,9 @@ from mdms_pipeline.defs.sensors import (
     watch_sensor,
 )
 from mdms_pipeline.defs.universe import symbols
+from mdms_pipeline.kept import kept_indicators
 from mdms_pipeline.screen.look import screens_of
 from mdms_pipeline.settings import Settings
-from mdms_pipeline.vocabulary import stored
 
 
 @dg.definitions
@@ -34,15 +36,20 @@ def build(mdms: Mdms) -> dg.Definitions:
     """The project with these settings, this exchange and this clock."""
     settings = mdms.settings
     screens = list(screens_of(settings).screens.values())
-    indicators = indicator_assets(stored(expression for screen in screens for expression in screen.expressions))
+    recipes = list(strategies_of(settings).recipes.values())
+    indicators = indicator_assets(kept_indicators(settings))
     grid = [candles, *indicators, screen_results_asset(screens)]
     names = [asset.key.to_user_string() for asset in grid]
     return dg.Definitions(
-        assets=[symbols, *grid, *map(ranking_asset, screens)],
-        asset_checks=[*checks, fresh, reconciled],
+        assets=[symbols, *grid, *map(ranking_asset, screens), *map(backtest_asset, recipes)],
+        asset_checks=[*checks, fresh, reconciled, *map(backtest_checks, recipes)],
         jobs=[refresh_job(), universe_job(), screening_job(screens), prune_job(mdms)],
         sensors=[refresh_sensor(mdms, names, screens), listings_sensor(mdms), watch_sensor(mdms), failed_sensor(mdms)],
-        schedules=[prune_schedule(mdms), *(screen_schedule(screen) for screen in screens if screen.schedule)],
+        schedules=[
+            prune_schedule(mdms),
+            *(screen_schedule(screen) for screen in screens if screen.schedule),
+            *backtest_schedules(recipes),
+        ],
         resources=resources(mdms),
         executor=dg.in_process_executor,
     )

@@ -15,14 +15,13 @@ from mdms_pipeline.collect.capacity import Capacity, capacity_of
 from mdms_pipeline.collect.fill import newest_end
 from mdms_pipeline.collect.pace import ALLOWED
 from mdms_pipeline.collect.pages import Ask, next_ask
+from mdms_pipeline.kept import kept_indicators
 from mdms_pipeline.market import stretches, timeframe
-from mdms_pipeline.screen.look import screens_of
 from mdms_pipeline.settings import Settings
 from mdms_pipeline.store import Warehouse
 from mdms_pipeline.store.candles import DELISTED, FRESH, Standing, standings
 from mdms_pipeline.store.indicators import memories
 from mdms_pipeline.store.universe import listed, universe
-from mdms_pipeline.vocabulary import stored
 
 ROW_BYTES = 8  # of a DOUBLE, before DuckDB compresses it
 KEY_BYTES = 10  # symbol, timeframe and time of a row, as stored on average
@@ -88,8 +87,7 @@ def _reads(indicator: Indicator) -> tuple[str, ...]:
 def plan_run(settings: Settings, warehouse: Warehouse, wanted: Sequence[Indicator] = (), now: float | None = None) -> Plan:
     """What a run would do now: for all that is kept, or for `wanted` indicators and what they read."""
     at = settings.clock() if now is None else now
-    screens = screens_of(settings).screens.values()
-    indicators = closure(wanted) if wanted else stored(expression for screen in screens for expression in screen.expressions)
+    indicators = closure(wanted) if wanted else kept_indicators(settings)
     with warehouse.read() as connection:
         symbols = universe(connection)
         needed = capacity_of(settings, listed(connection))

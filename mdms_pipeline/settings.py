@@ -29,7 +29,7 @@ SETTINGS: dict[str, tuple[str, str]] = {
     "MDMS_HISTORY": ("1000", "candles per symbol and timeframe"),
     "MDMS_NO_TRADE": ("skip", "what indicators see of a slot without a trade: `skip` nothing, `flat` the previous close; for good"),
     "MDMS_MEMORY_MB": ("500", "memory that chunks, caches and DuckDB may take, in MB (200 at the least)"),
-    "MDMS_EXTENSIONS": ("", "folder with `indicators/*.py` and `screens/*.yaml` of your own"),
+    "MDMS_EXTENSIONS": ("", "folder with `indicators/*.py`, `screens/*.yaml` and `strategies/*.yaml` of your own"),
     "MDMS_ALERT_URL": ("", "where alerts are POSTed as JSON, besides the file `alerts.jsonl` in MDMS_HOME"),
     "MDMS_LOG_MB": ("400", "disk that Dagster's log may take before `mdms prune` forgets old runs, in MB (100 at the least)"),
     "MDMS_CLOCK": ("", "simulations on the sandbox only: `10x@2026-11-20T09:00@1795000000` is ten times as fast, 09:00 at that instant"),

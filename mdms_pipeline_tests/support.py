@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import selectors
+import tempfile
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ from mdms_pipeline.calculate.catalog import KINDS, closure, defaults
 from mdms_pipeline.calculate.indicator import Indicator
 from mdms_pipeline.collect.client import Exchange
 from mdms_pipeline.collect.fill import Filled, fill
-from mdms_pipeline.market import Candles, Instant, instant, timeframe
+from mdms_pipeline.market import Candles, Instant, instant, iso, timeframe
 from mdms_pipeline.sandbox import Sandbox, create_app
 from mdms_pipeline.settings import Settings
 from mdms_pipeline.store import Warehouse
@@ -204,7 +207,7 @@ def broken(warehouse: Warehouse) -> list[str]:
 
 
 PROCESSES = multiprocessing.get_context("forkserver")  # a child starts in milliseconds: what it needs was imported once
-PROCESSES.set_forkserver_preload(["mdms_pipeline_tests.support", "mdms_pipeline.defs.run", "mdms_pipeline.definitions"])
+PROCESSES.set_forkserver_preload(["mdms_pipeline_tests.support", "mdms_pipeline.cli", "mdms_pipeline.defs.run", "mdms_pipeline.definitions"])
 
 
 def elsewhere(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -242,3 +245,67 @@ def beside(work: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
         yield process
     finally:
         process.join()
+
+
+# ---- the command
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+def environment(home: Path, at: Instant = NOW, **more: str) -> dict[str, str]:
+    """Three markets of the embedded exchange, whose clock stands (nearly) still at `at` in every process."""
+    return {
+        "MDMS_HOME": str(home),
+        "MDMS_EXCHANGE_URL": "sandbox",
+        "MDMS_SYMBOLS": "KRW-BTC,KRW-ETH,KRW-XRP",
+        "MDMS_TIMEFRAMES": "1h",
+        "MDMS_HISTORY": "60",
+        "MDMS_CLOCK": f"0.0001x@{iso(at).rstrip('Z')}@{time.time():.0f}",
+        **more,
+    }
+
+
+class Mdms:
+    """`mdms` in a process of its own, begun; in milliseconds, because its imports are there already."""
+
+    def __init__(self, arguments: Sequence[str], given: dict[str, str], said: Path, user: int | None = None) -> None:
+        self._files = [said.with_suffix(".out"), said.with_suffix(".err")]
+        self.process = PROCESSES.Process(target=_mdms, args=(list(arguments), given, *self._files, user))
+        self.process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def wait(self) -> Said:
+        self.process.join()
+        assert self.process.exitcode is not None
+        out, err = (file.read_text() if file.exists() else "" for file in self._files)
+        return Said(self.process.exitcode, out, err)
+
+
+def mdms(*arguments: str, given: dict[str, str], user: int | None = None) -> Said:
+    """`mdms ARGUMENTS` with these settings and no others; as another user if root runs the tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Mdms(arguments, given, Path(folder) / "said", user).wait()
+
+
+def _mdms(arguments: list[str], given: dict[str, str], out: Path, err: Path, user: int | None) -> None:
+    for name in [name for name in os.environ if name.startswith(("MDMS_", "DAGSTER_"))]:
+        del os.environ[name]
+    os.environ.update(given)
+    for file, number in ((out, 1), (err, 2)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    if user is not None and os.geteuid() == 0:
+        os.setuid(user)
+    from mdms_pipeline.cli import main
+
+    main(arguments, prog_name="mdms")

@@ -36,7 +36,9 @@ from mdms_pipeline.sandbox import Fault, Sandbox, create_app
 
 NOW = float(instant("2026-11-20T09:30:20"))
 SEED = 7
-FRAMES = ("1m", "1h", "1d")
+FRAMES = ("1m", "5m", "1h")
+RATE = 20  # requests/s that the exchange allows by its header
+LONGEST_LIFE = 1.2  # s from the first request to the kill, at most
 PATIENCE = 1.0  # s: a request that takes longer is a timeout for the worker
 FAULTY = 0.05
 
@@ -78,6 +80,8 @@ def serve(port: int, seed: int) -> None:
     faults = Faults(seed)
     sandbox = Sandbox(SEED, clock=lambda: NOW, faults=faults)
 
+    sandbox.header = lambda group, left: f"group={group}; min=600; sec={RATE - 1}"
+
     async def log(request: Request) -> Response:
         return JSONResponse([list(entry) for entry in sandbox.log[int(request.query_params["after"]) :]])
 
@@ -100,6 +104,7 @@ def work(home: Path, url: str, symbols: list[str], history: int) -> None:
 
     warehouse = Warehouse(home / "mdms.duckdb", url)
     partitions = [(symbol, name) for name in FRAMES for symbol in symbols]
+    print("ready", flush=True)
 
     async def main() -> int:
         http = httpx.AsyncClient(base_url=url, timeout=PATIENCE)
@@ -134,7 +139,9 @@ class Judge:
             name, to = frame_of(path), instant(query["to"])
             span = self.covered.get((query["market"], name))
             if span and span[0] < to:
-                self.again.append(f"{query['market']} {name} to={query['to']} count={query['count']}, covered {iso(span[0])} to {iso(span[1])}")
+                self.again.append(
+                    f"{query['market']} {name} to={query['to']} count={query['count']}, covered {iso(span[0])} to {iso(span[1])}"
+                )
         self.covered = self.stored()
 
     def stored(self) -> dict[tuple[str, str], tuple[int, int]]:
@@ -170,10 +177,14 @@ def against_truth(home: Path, url: str, symbols: list[str], history: int) -> lis
                     "WHERE symbol = ? AND timeframe = ? ORDER BY opened_at",
                     [symbol, name],
                 ).fetchnumpy()
-                same = all(np.array_equal(np.asarray(found[column]), getattr(expected, column)) for column in ("opened_at", *PRICES_AND_AMOUNTS))
+                same = all(
+                    np.array_equal(np.asarray(found[column]), getattr(expected, column)) for column in ("opened_at", *PRICES_AND_AMOUNTS)
+                )
                 covered = (int(expected.opened_at[0]), end)
                 if not same or known[symbol, name].covered != covered:
-                    wrong.append(f"{symbol} {name}: {len(found['opened_at'])} candles of {len(expected)}, covered {known[symbol, name].covered}")
+                    wrong.append(
+                        f"{symbol} {name}: {len(found['opened_at'])} candles of {len(expected)}, covered {known[symbol, name].covered}"
+                    )
     return wrong
 
 
@@ -183,9 +194,16 @@ def symbols_of(count: int) -> list[str]:
     return sorted(market.code for market in sorted(markets, key=lambda market: market.listed_at)[:count])
 
 
-def spawn(*arguments: object, home: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "MDMS_BUDGET_DIR": str(home), "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([sys.executable, __file__, *map(str, arguments)], env=environment)
+def spawn(*arguments: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, __file__, *map(str, arguments)], stdout=subprocess.PIPE)
+
+
+def start(url: str, home: Path, symbols: list[str], history: int) -> subprocess.Popen[bytes]:
+    """A collector that is about to begin."""
+    worker = spawn("work", home, url, ",".join(symbols), history)
+    assert worker.stdout is not None
+    worker.stdout.readline()
+    return worker
 
 
 def run(kills: int, count: int, history: int, seed: int) -> dict[str, Any]:
@@ -195,7 +213,7 @@ def run(kills: int, count: int, history: int, seed: int) -> dict[str, Any]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url, symbols = f"http://127.0.0.1:{port}", symbols_of(count)
-    server = spawn("serve", port, seed, home=home)
+    server = spawn("serve", port, seed)
     try:
         for _ in range(200):
             try:
@@ -204,12 +222,11 @@ def run(kills: int, count: int, history: int, seed: int) -> dict[str, Any]:
             except httpx.TransportError:
                 time.sleep(0.2)
         judge = Judge(home, url)
-        done, restarts, early = 0, 0, 0
+        done, early = 0, 0
         while done < kills:
-            worker = spawn("work", home, url, ",".join(symbols), history, home=home)
-            restarts += 1
+            worker = start(url, home, symbols, history)
             before = judge.requests
-            time.sleep(dice.uniform(0.9, 2.4))
+            time.sleep(dice.uniform(0.0, LONGEST_LIFE))
             if worker.poll() is None:
                 os.kill(worker.pid, signal.SIGKILL)
                 worker.wait()
@@ -218,13 +235,13 @@ def run(kills: int, count: int, history: int, seed: int) -> dict[str, Any]:
                 early += judge.requests == before  # killed before its first request
             else:
                 judge.look()
-                if worker.returncode == 0 and complete(judge, symbols, history):
+                if worker.returncode == 0:
                     break
-            if done % 20 == 0:
+            if done % 20 == 0 and done:
                 held = sum(timeframe(name).slots(*span) for (_, name), span in judge.covered.items())
                 print(f"{done} kills, {judge.requests} requests, {held:,} slots covered, {len(judge.again)} asked again", file=sys.stderr)
         for _ in range(20):  # to the end; a partition that failed too often is asked for again
-            if spawn("work", home, url, ",".join(symbols), history, home=home).wait() == 0:
+            if start(url, home, symbols, history).wait() == 0:
                 break
         judge.look()
         wrong = against_truth(home, url, symbols, history)
@@ -240,10 +257,6 @@ def run(kills: int, count: int, history: int, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def complete(judge: Judge, symbols: list[str], history: int) -> bool:
-    return len(judge.covered) == len(symbols) * len(FRAMES)
-
-
 def main() -> None:
     if len(sys.argv) > 1 and sys.argv[1] == "serve":
         serve(int(sys.argv[2]), int(sys.argv[3]))
@@ -253,7 +266,7 @@ def main() -> None:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--kills", type=int, default=200)
         parser.add_argument("--symbols", type=int, default=30)
-        parser.add_argument("--history", type=int, default=4_000, help="candles per symbol and timeframe")
+        parser.add_argument("--history", type=int, default=6_000, help="candles per symbol and timeframe")
         parser.add_argument("--seed", type=int, default=1)
         chosen = parser.parse_args()
         report = run(chosen.kills, chosen.symbols, chosen.history, chosen.seed)

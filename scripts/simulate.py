@@ -30,7 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 START = "2026-11-20T08:55"  # of the simulation; a 1h candle closes after five minutes
 SCREENS = {
-    name: f"title: Movers\ntimeframe: {timeframe}\nwhere: close > 0\nrank: {{expression: \"close / close[1]\", direction: desc}}\n"
+    name: f'title: Movers\ntimeframe: {timeframe}\nwhere: close > 0\nrank: {{expression: "close / close[1]", direction: desc}}\n'
     for name, timeframe in (("minute_movers", "1m"), ("hour_movers", "1h"))
 }
 

@@ -8,7 +8,8 @@
 6. `run.py`        2 to 5 in one call: `backtest`, and the record that makes a run again to the bit
 7. `check.py`      is it honest: decisions from cut history, decisions from later history
 8. `sweep.py`      many parameters: sweeps and walk-forward; `doubt.py`: could it be luck
-9. `report.py`     one HTML page that needs no network; `keep.py`: the tables of the warehouse; `cli.py`: the commands
+9. `report.py`     one HTML page that needs no network; `keep.py`: the tables of the warehouse; `replay.py`: a kept run made again
+10. `find.py`      the strategies of the settings, their histories in the warehouse
 
 What is traded when, and at what price, is said in docs/backtest.md.
 """

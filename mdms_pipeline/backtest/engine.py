@@ -139,7 +139,7 @@ BUY, SELL = _number(Side.BUY), _number(Side.SELL)
 ENTRY, EXIT, STOP, TRAILING, TARGET, DELISTED = map(_number, range(6))
 LAPSED, CLIPPED, REJECTED = map(_number, Trouble)
 NO_CANDLE, ENDED, CASH, PARTICIPATION, MINIMUM, FULL, UNKNOWN_SIZE, LEVEL = map(_number, Cause)
-UNITS, FRACTION, KRW, RISK = (int(each) for each in Size)
+UNITS, KRW, RISK = int(Size.UNITS), int(Size.KRW), int(Size.RISK)
 LEAF, PRICE, BARS, ADD, SUB, MUL, DIV, NEG, ABS, MAX, MIN, LT, LE, GT, GE, EQ, NE, NOT, AND, OR = (int(each) for each in Op)
 FILL_WIDTH, NOTICE_WIDTH = len(Fill), len(Notice)
 
@@ -158,14 +158,19 @@ def inner(function: Function) -> Function:
     return cast(Function, numba.njit(nogil=True, error_model="numpy", **options)(function))
 
 
+@inner
+def per_krw(price: float) -> float:
+    """Ticks in 1 KRW at `price`."""
+    for i in range(BOUNDS.size):
+        if price >= BOUNDS[i]:
+            return float(PER_TICK[i])
+    return float(PER_TICK[-1])
+
+
 @jit
 def on_tick(price: float, up: bool) -> float:
     """`price` on the tick table, rounded up or down; never below the smallest tick."""
-    per = PER_TICK[-1]
-    for i in range(BOUNDS.size):
-        if price >= BOUNDS[i]:
-            per = PER_TICK[i]
-            break
+    per = per_krw(price)
     ticks = price * per
     near = np.floor(ticks + 0.5)
     if abs(ticks - near) > 1e-6:  # the price is between two ticks, not one of them with a rounding error
@@ -178,13 +183,7 @@ def slipped(price: float, side: int, slippage: float) -> float:
     """The price that is paid or got when the market's price is `price`."""
     if slippage < 0:
         return price
-    tick = on_tick(price, True)  # only to find the band
-    for i in range(BOUNDS.size):
-        if price >= BOUNDS[i]:
-            tick = 1 / PER_TICK[i]
-            break
-    moved = price + side * slippage * tick
-    return on_tick(max(moved, 0.0), side > 0)
+    return on_tick(max(price + side * slippage / per_krw(price), 0.0), side > 0)
 
 
 @inner

@@ -197,17 +197,29 @@ def held_metrics(result: Result) -> Metrics:
 
 
 def _trades(result: Result) -> str:
-    head = ["market", "decided at the close of", "bought", "sold", "bars", "price in", "price out", "units", "fees", "profit", "", "why"]
+    head = [
+        "market",
+        "bought",
+        "sold",
+        "bars",
+        "profit",
+        "",
+        "why sold",
+        "price in",
+        "price out",
+        "units",
+        "fees",
+        "decided at the close of",
+    ]
     rows = [
-        (t.symbol, utc(t.decided_at), utc(t.entered_at), utc(t.exited_at), t.bars, f"{t.entry_price:,.10g}", f"{t.exit_price:,.10g}",
-         f"{t.units:,.6g}",
-         f"{t.fees:,.0f}", f"{t.profit:,.0f}", percent(t.profit_rate), t.closed)
+        (t.symbol, utc(t.entered_at), utc(t.exited_at), t.bars, f"{t.profit:,.0f}", percent(t.profit_rate), t.closed,
+         f"{t.entry_price:,.10g}",
+         f"{t.exit_price:,.10g}", f"{t.units:,.6g}", f"{t.fees:,.0f}", utc(t.decided_at))
         for t in result.trades[-MOST_TRADES:]
     ]  # fmt: skip
     more = len(result.trades) - len(rows)
-    return (f"<p class=quiet>The last {MOST_TRADES}; {more} earlier ones are in the table trades.</p>" if more else "") + _table(
-        head, rows, scroll=True
-    )
+    note = f"<p class=quiet>The last {MOST_TRADES}; {more} earlier ones are in the table trades.</p>" if more else ""
+    return note + _table(head, rows, scroll=True)
 
 
 def _orders(result: Result) -> str:
@@ -313,16 +325,14 @@ def _candle_figure(result: Result, index: int, columns: Columns) -> go.Figure:
     lines = {call: read[call][-MOST_BARS:] for call in result.strategy.calls}
     over = {str(call): values for call, values in lines.items() if _is_price(call, candles, values)}
     under = {str(call): values for call, values in lines.items() if str(call) not in over}
-    figure = make_subplots(
-        rows=1 + bool(under), cols=1, shared_xaxes=True, row_heights=[0.72, 0.28] if under else [1.0], vertical_spacing=0.04
-    )
+    heights = [0.6, *(0.4 / len(under) for _ in under)] if under else [1.0]
+    figure = make_subplots(rows=len(heights), cols=1, shared_xaxes=True, row_heights=heights, vertical_spacing=0.03)
     figure.add_candlestick(
         x=at, open=candles.open, high=candles.high, low=candles.low, close=candles.close, name=symbol, row=1, col=1,
         increasing_line_color=GREEN, decreasing_line_color=RED,
     )  # fmt: skip
-    for row, group in ((1, over), (2, under)):
-        for name, values in group.items():
-            figure.add_scatter(x=at, y=values, name=name, line={"width": 1}, row=row, col=1)
+    for row, name in [*((1, name) for name in over), *enumerate(under, start=2)]:
+        figure.add_scatter(x=at, y={**over, **under}[name], name=name, line={"width": 1}, row=row, col=1)
     fills = result.outcome.fills[result.outcome.fills[:, Fill.SYMBOL] == index]
     moments = _times(result.history.opened_at[fills[:, Fill.SLOT].astype(np.int64)])
     for side, name, sign, colour in ((Side.BUY, "bought", "triangle-up", BLUE), (Side.SELL, "sold", "triangle-down", ORANGE)):
@@ -330,7 +340,7 @@ def _candle_figure(result: Result, index: int, columns: Columns) -> go.Figure:
         marker = {"symbol": sign, "size": 11, "color": colour, "line": {"width": 1, "color": INK}}
         figure.add_scatter(x=moments[mine], y=fills[mine, Fill.PRICE], name=name, mode="markers", marker=marker, row=1, col=1)
     figure.update_layout(title={"text": f"{symbol}, the last {len(candles):,} candles", "x": 0}, xaxis_rangeslider_visible=False)
-    return _styled(figure, 520 if under else 420).update_layout(margin={"t": 60})
+    return _styled(figure, 420 + 90 * len(under)).update_layout(margin={"t": 60})
 
 
 def _is_price(call: Call, candles: Candles, values: Floats) -> bool:
@@ -415,3 +425,13 @@ def compare(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(
         "| " + " | ".join(str(cell) for cell in line) + " |" for line in (head, ["-"] * len(head), *(row.values() for row in rows))
     )
+
+
+def compared(run: Any) -> Mapping[str, str]:
+    """One row of the table of runs."""
+    return {
+        "run": run.run, "strategy": run.strategy, "with": ", ".join(f"{name}={value:g}" for name, value in run.params.items()),
+        "from": utc(run.starts_at)[:10], "to": utc(run.ends_at)[:10],
+        "return": percent(run.total_return), "held": percent(run.reference_return),
+        "Sharpe": plain(run.sharpe), "drawdown": percent(run.max_drawdown), "trades": str(run.trades), "made": utc(run.made_at),
+    }  # fmt: skip

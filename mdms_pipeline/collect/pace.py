@@ -29,7 +29,7 @@ TICK = 0.0005  # s; no sleep is as short as this
 
 # How evenly. Found by simulation (test_pace.py): ways of 3 to 15 ms more or less, sleepers that wake up to 0.1 s late.
 SPAN, SPAN_KNOWN = 1.035, 1.02  # s for `allowed` requests where the exchange's second is not known, and where it is
-MAKE_UP = 0.025  # s by which the second of these may be shorter, to make up for what left late
+MAKE_UP, MAKE_UP_KNOWN = 0.01, 0.025  # s by which these may be shorter, to make up for what left late
 CLOSEST = 0.3  # of the even distance; two that make up for lost time are not closer to each other
 LAG = 3  # requests that may make up for lost time
 MORE_SLACK, MOST_SLACK, KEPT_SLACK = 0.01, 0.2, 0.9999  # s longer for each 429, at most, and what each request leaves of it
@@ -71,10 +71,11 @@ class Second:
         begin = self.begin(at)
         return at + 1.0 if begin is None else begin + 1.0 + EDGE
 
-    def full(self, at: float, sent: tuple[float, ...]) -> bool:
-        """Whether nothing is left of the one that holds `at`, by what was heard in it and what left since."""
-        begin = self.begin(at)
-        return begin is not None and self.sent_at >= begin and self.left <= sum(other > self.sent_at for other in sent)
+    def free(self, at: float, sent: tuple[float, ...]) -> float:
+        """From when on one may leave that would leave `at`: later where nothing is left, by what was heard in this second and left since."""
+        begin = self.begin(at - EDGE)  # shortly after its begin the one before may last
+        full = begin is not None and self.sent_at >= begin and self.left <= sum(other > self.sent_at for other in sent)
+        return self.next(at - EDGE) if full else at
 
     def heard(self, sent_at: float, left: int, allowed: float) -> Second:
         """After an answer. One that was overtaken on its way tells nothing new."""
@@ -129,10 +130,9 @@ class Pace:
         due = max(self.held_until, self.beat, self.sent[-1] + CLOSEST / rate)
         many = max(1, int(rate))
         if len(self.sent) >= many:
-            made_up = 0.0 if self.second.begin(now) is None else MAKE_UP
+            made_up = MAKE_UP if self.second.begin(now) is None else MAKE_UP_KNOWN
             due = max(due, self.sent[-many] + (self._span(now) - made_up) * many / rate)
-        at = max(now, due)
-        return self.second.next(at) if self.second.full(at, self.sent) else due
+        return self.second.free(max(now, due), self.sent)
 
     def left(self, now: float) -> Pace:
         """A request leaves at `now`."""

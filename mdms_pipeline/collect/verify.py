@@ -21,6 +21,7 @@ from mdms_pipeline.market import Instant, timeframe
 from mdms_pipeline.progress import Progress, unwatched
 from mdms_pipeline.store import Warehouse
 from mdms_pipeline.store.candles import DELISTED, Partition, Standing, correct, restate
+from mdms_pipeline.store.candles import standings as standings_of
 from mdms_pipeline.store.revisions import Change, Told, differences, rescaled, stored
 
 SAMPLE = 200  # pages, unless told: 20 s at the allowed rate
@@ -134,7 +135,7 @@ async def _compare(exchange: Exchange, warehouse: Warehouse, page: Stretch, foun
     if factor is not None:
         found.rescaled[standing.partition] = factor
     if repair and changes:
-        found.repaired += await asyncio.to_thread(_repair, warehouse, standing, changes, factor, int(exchange.clock()))
+        found.repaired += await asyncio.to_thread(_repair, warehouse, standing, told, factor, int(exchange.clock()))
 
 
 def _differences(warehouse: Warehouse, told: Told) -> tuple[list[Change], float | None]:
@@ -146,8 +147,13 @@ def _differences(warehouse: Warehouse, told: Told) -> tuple[list[Change], float 
         return changes, rescaled(stored(connection, [(told.symbol, told.timeframe, *told.span)])[0], told.candles)
 
 
-def _repair(warehouse: Warehouse, standing: Standing, changes: list[Change], factor: float | None, now: Instant) -> int:
+def _repair(warehouse: Warehouse, standing: Standing, told: Told, factor: float | None, now: Instant) -> int:
+    """Store what still differs; nothing where the span is no longer covered, because another page had the history put aside."""
     with warehouse.write() as connection:
+        covered = standings_of(connection, [standing.partition])[standing.partition].covered
+        if covered is None or told.span[0] < covered[0] or told.span[1] > covered[1]:
+            return 0
+        changes = differences(connection, [told])
         if factor is not None:
             restate(connection, standing, factor, now, None)
         else:

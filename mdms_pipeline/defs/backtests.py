@@ -9,12 +9,11 @@ import dagster as dg
 from matplotlib.figure import Figure
 
 from mdms_pipeline.backtest.check import Finding, look_ahead, warm_up
-from mdms_pipeline.backtest.cli import compared
 from mdms_pipeline.backtest.find import history_of
 from mdms_pipeline.backtest.history import HistoryError
 from mdms_pipeline.backtest.keep import keep, runs
 from mdms_pipeline.backtest.metrics import drawdown
-from mdms_pipeline.backtest.report import Doubts, compare, page, shown
+from mdms_pipeline.backtest.report import Doubts, compare, compared, page, shown
 from mdms_pipeline.backtest.run import Result, backtest
 from mdms_pipeline.backtest.strategy import Recipe
 from mdms_pipeline.defs.grid import OWNERS
@@ -29,13 +28,18 @@ def strategy_expressions(recipes: Sequence[Recipe]) -> list[Expression]:
     return [expression for recipe in recipes for expression in recipe.usual.expressions]
 
 
+def asset_name(recipe: Recipe) -> str:
+    """A strategy may have the name of a screen or of an indicator."""
+    return f"backtest_{recipe.name}"
+
+
 def backtest_asset(recipe: Recipe) -> dg.AssetsDefinition:
     """The backtest of one strategy. Its edges are what its rules read."""
     strategy = recipe.usual
     rules = {name: said for name, said in strategy.said.items() if said not in ("None", "[]", "none")}
 
     @dg.asset(
-        name=recipe.name,
+        name=asset_name(recipe),
         group_name="backtests",
         kinds={"duckdb", "numba"},
         owners=OWNERS,
@@ -102,7 +106,7 @@ def equity_picture(result: Result) -> bytes:
 
 def backtest_checks(recipe: Recipe) -> dg.AssetChecksDefinition:
     """Look-ahead and warm-up of one strategy's backtest."""
-    strategy, key = recipe.usual, dg.AssetKey(recipe.name)
+    strategy, key = recipe.usual, dg.AssetKey(asset_name(recipe))
     named = {"look_ahead": look_ahead, "warm_up": warm_up}
     about = {
         "look_ahead": "decisions from data cut at random bars equal those of the whole",
@@ -110,7 +114,7 @@ def backtest_checks(recipe: Recipe) -> dg.AssetChecksDefinition:
     }
 
     @dg.multi_asset_check(
-        name=f"{recipe.name}_checks", specs=[dg.AssetCheckSpec(name, asset=key, description=about[name]) for name in named]
+        name=f"{asset_name(recipe)}_checks", specs=[dg.AssetCheckSpec(name, asset=key, description=about[name]) for name in named]
     )
     def checks(context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource) -> Any:
         try:
@@ -139,8 +143,8 @@ def backtest_schedules(recipes: Sequence[Recipe]) -> list[dg.ScheduleDefinition]
     """A schedule for each strategy that names one."""
     return [
         dg.ScheduleDefinition(
-            name=f"{recipe.name}_schedule",
-            target=dg.AssetSelection.assets(recipe.name),
+            name=f"{asset_name(recipe)}_schedule",
+            target=dg.AssetSelection.assets(asset_name(recipe)),
             cron_schedule=recipe.usual.schedule,
             execution_timezone="UTC",
         )

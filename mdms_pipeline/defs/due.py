@@ -11,6 +11,7 @@ from mdms_pipeline.calculate.advance import outstanding
 from mdms_pipeline.collect.fill import is_due
 from mdms_pipeline.defs.refresh import EVENT_TAG, JOB, TIMEFRAMES_TAG
 from mdms_pipeline.defs.resources import Mdms
+from mdms_pipeline.kept import kept_indicators
 from mdms_pipeline.market import TIMEFRAMES
 from mdms_pipeline.screen.load import Screen
 from mdms_pipeline.screen.look import unscreened
@@ -18,7 +19,6 @@ from mdms_pipeline.store import Warehouse
 from mdms_pipeline.store.candles import DELISTED, standings
 from mdms_pipeline.store.journal import writers_after
 from mdms_pipeline.store.universe import universe
-from mdms_pipeline.vocabulary import stored
 
 
 def why_due(
@@ -26,7 +26,7 @@ def why_due(
 ) -> dict[str, str]:
     """Timeframe -> why it is due; empty where everything is up to date. Only `judged` screens (None: all) must have a result."""
     must = screens if judged is None else judged
-    indicators = stored(expression for screen in screens for expression in screen.expressions)
+    indicators = kept_indicators(mdms.settings)
     now, found = mdms.clock(), {}
     for name in mdms.settings.timeframes:
         with warehouse.read() as connection:

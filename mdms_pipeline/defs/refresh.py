@@ -39,7 +39,8 @@ FAILED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 
 def refresh_job() -> UnresolvedAssetJobDefinition:
-    return dg.define_asset_job(JOB, dg.AssetSelection.all(), description="Collect, calculate, screen and rank.")
+    everything = dg.AssetSelection.all() - dg.AssetSelection.groups("backtests")
+    return dg.define_asset_job(JOB, everything, description="Collect, calculate, screen and rank.")
 
 
 def selection_of(timeframes: Sequence[str], grid: Sequence[str], screens: Sequence[Screen]) -> list[dg.AssetKey]:

@@ -7,16 +7,20 @@
 """
 
 import asyncio
+import fcntl
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import dagster as dg
 from dagster import DagsterInstance
 
 from mdms_pipeline.collect.universe import update_universe
 from mdms_pipeline.defs.due import why_due
+from mdms_pipeline.defs.grid import SYMBOLS
 from mdms_pipeline.defs.processes import PROCESS_TAG, fail_dead_runs, this_process
 from mdms_pipeline.defs.refresh import JOB, selection_of, tags_of
 from mdms_pipeline.defs.resources import Mdms
@@ -27,7 +31,7 @@ from mdms_pipeline.market import stretches as neighbours
 from mdms_pipeline.screen.load import Screen
 from mdms_pipeline.screen.look import screens_of
 from mdms_pipeline.settings import Settings
-from mdms_pipeline.store import Warehouse
+from mdms_pipeline.store import StoreError, Warehouse
 from mdms_pipeline.store.journal import newest_id
 from mdms_pipeline.store.universe import chosen_by
 
@@ -48,12 +52,37 @@ class Refreshed:
 
 def use_home(settings: Settings) -> DagsterInstance:
     """Dagster's home inside of ours, made if need be, and the environment that our processes run in."""
-    settings.dagster_home.mkdir(parents=True, exist_ok=True)
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
     for name, value in environment().items():
         os.environ.setdefault(name, value)
-    write_dagster_yaml(settings.dagster_home)
+    try:
+        settings.dagster_home.mkdir(parents=True, exist_ok=True)
+        _make_databases(settings.dagster_home)
+        write_dagster_yaml(settings.dagster_home)
+    except OSError as error:
+        raise StoreError(
+            f"Dagster's home {settings.dagster_home} cannot be written: {error.strerror}; set MDMS_HOME to a folder that can"
+        ) from None
     return DagsterInstance.get()
+
+
+def _make_databases(home: Path) -> None:
+    """Dagster's databases, made aside by one process and then moved here: stock never finishes one that a killed process has begun."""
+    if (home / "history").exists():
+        return
+    aside = home.with_name("dagster.new")
+    with home.with_name("dagster.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (home / "history").exists():
+            return
+        shutil.rmtree(aside, ignore_errors=True)
+        write_dagster_yaml(aside)
+        with DagsterInstance.from_config(str(aside)) as instance:
+            instance.get_dynamic_partitions(str(SYMBOLS.name))
+        for folder in ("schedules", "history"):  # the one that is looked for comes last
+            shutil.rmtree(home / folder, ignore_errors=True)
+            (aside / folder).replace(home / folder)
+        shutil.rmtree(aside)
 
 
 def refresh(instance: DagsterInstance, warehouse: Warehouse, mdms: Mdms) -> Refreshed:

@@ -334,7 +334,8 @@ def served(sandbox: Sandbox, group: str, answer: Answer, workers: anyio.Capacity
     """The endpoint of one route: limit, fault, answer, log."""
 
     async def serve(request: Request) -> Response:
-        path, query = request.url.path, dict(request.query_params)
+        path, asked = request.url.path, request.query_params
+        query = {name: ",".join(asked.getlist(name)) for name in asked}  # a parameter that is repeated is a list, as pyupbit writes it
         verdict = sandbox.limits.ask(group, sandbox.clock(), "origin" in request.headers)
         remaining = sandbox.header(group, verdict.left)
         headers = {} if remaining is None else {"Remaining-Req": remaining}

@@ -44,8 +44,8 @@ def recipe(folder: Path, text: str = GOOD) -> Recipe:
     return found
 
 
-def walk(seed: int, bars: int, holes: float = 0.0, frame: str = "1h", level: float = 1e6, value: float = 1e12) -> Candles:
-    """A random walk without drift: a candle every slot but some holes."""
+def walk(seed: int, bars: int, holes: float = 0.0, frame: str = "1h", level: float = 1e9, value: float = 1e12) -> Candles:
+    """A random walk without drift: a candle every slot but some holes. At 1e9 KRW a tick is too small to be a cost."""
     random = np.random.default_rng(seed)
     close = level * np.exp(np.cumsum(random.normal(0, 0.01, bars)))
     opens = np.concatenate(([level], close[:-1]))

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from click.testing import Result as Called
 
-from mdms_pipeline.backtest.cli import commands
+from mdms_pipeline.cli_backtest import commands
 from mdms_pipeline.backtest.engine import Fill
 from mdms_pipeline.backtest.find import history_of
 from mdms_pipeline.backtest.history import History, HistoryError, Past, members

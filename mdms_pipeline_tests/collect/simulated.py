@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from mdms_pipeline.collect.pace import Ledger
 
 GROUP = "candles"
-START = 1_000.0  # s; when the first request may leave
+START = 1_000_000.0  # s; when the first request may leave
 
 
 class Fixed:
@@ -63,20 +63,21 @@ class Bucket:
         return int(self.tokens)
 
 
-Counter_ = Fixed | Sliding | Bucket
+Counter = Fixed | Sliding | Bucket
 
 
 @dataclass
 class World:
     """Processes that send as much as they may, over one ledger."""
 
-    counter: Counter_
+    counter: Counter
     processes: int = 1
     workers: int = 12  # requests in flight per process
     way: Callable[[random.Random], float] = lambda dice: 0.02 + dice.expovariate(1 / 0.004)  # s to the exchange, and as much back
     late: Callable[[random.Random], float] = lambda dice: dice.expovariate(1 / 0.002)  # s by which a sleeper wakes up too late
     header: Callable[[int], int | None] = lambda left: left
     changes: dict[float, float] = field(default_factory=dict)  # instant -> limit from then on
+    others: float = 0.0  # requests/s of another program at the same address, which keeps no pace
     seed: int = 1
     ledger: Ledger = field(default_factory=Ledger)
     through: list[float] = field(default_factory=list)
@@ -95,10 +96,15 @@ class World:
             at(START + 0.001 * process, "turn", process)
         for when, limit in self.changes.items():
             at(when, "limit", limit)
+        if self.others:
+            at(START, "other")
         while events and events[0][0] < START + seconds:
             now, _, what, more = heapq.heappop(events)
             if what == "limit":
                 self.counter.limit = more[0]
+            elif what == "other":
+                self.counter.ask(now)
+                at(now + dice.expovariate(self.others), "other")
             elif what == "turn":
                 process = int(more[0])
                 self.ledger, turn = self.ledger.take(GROUP, now)
@@ -132,3 +138,7 @@ class World:
 
     def refusals(self, since: float = 0.0) -> int:
         return sum(at >= START + since for at in self.refused)
+
+    def most_refusals(self, seconds: float) -> int:
+        """The most within any such stretch."""
+        return max((sum(first <= at < first + seconds for at in self.refused) for first in self.refused), default=0)

@@ -22,7 +22,10 @@ def materialized(folder: Path, found: Recipe) -> dg.ExecuteInProcessResult:
 
 def test_edges_are_what_the_rules_read() -> None:
     recipes = load_strategies([BUILT_IN], vocabulary()).recipes
-    edges = {name: {key.to_user_string() for key in backtest_asset(each).asset_deps[dg.AssetKey(name)]} for name, each in recipes.items()}
+    edges = {
+        name: {key.to_user_string() for key in backtest_asset(each).asset_deps[dg.AssetKey(f"backtest_{name}")]}
+        for name, each in recipes.items()
+    }
     assert edges == {
         "breakout": {"candles", "highest", "sma", "atr"},
         "pullback": {"candles", "sma", "rsi", "atr"},
@@ -35,7 +38,7 @@ def test_edges_are_what_the_rules_read() -> None:
 def test_a_backtest_as_an_asset(tmp_path: Path) -> None:
     store = warehouse(tmp_path, {f"KRW-C{i}": walk(i, 600) for i in range(3)}, "1h")
     result = materialized(tmp_path, recipe(tmp_path, GOOD.replace("[KRW-BTC]", "all")))
-    (event,) = result.asset_materializations_for_node("mine")
+    (event,) = result.asset_materializations_for_node("backtest_mine")
     assert event.metadata["state"].value == "traded"
     assert "data:image/png;base64" in str(event.metadata["picture"].value)
     assert Path(str(event.metadata["report"].value)).exists()
@@ -49,7 +52,7 @@ def test_a_backtest_as_an_asset(tmp_path: Path) -> None:
 def test_without_data_the_asset_says_so(tmp_path: Path) -> None:
     warehouse(tmp_path, {"KRW-C1": walk(1, 600)}, "4h")
     result = materialized(tmp_path, recipe(tmp_path))
-    (event,) = result.asset_materializations_for_node("mine")
+    (event,) = result.asset_materializations_for_node("backtest_mine")
     assert "there are no 1h candles of KRW-BTC" in str(event.metadata["state"].value)
     checks = result.get_asset_check_evaluations()
     assert [(check.passed, check.severity) for check in checks] == [(False, dg.AssetCheckSeverity.WARN)] * 2
@@ -58,4 +61,4 @@ def test_without_data_the_asset_says_so(tmp_path: Path) -> None:
 def test_a_schedule_where_the_file_names_one(tmp_path: Path) -> None:
     assert backtest_schedules([recipe(tmp_path)]) == []
     (schedule,) = backtest_schedules([recipe(tmp_path, GOOD.replace("size:", "schedule: 5 0 * * *\n    size:"))])
-    assert (schedule.name, schedule.cron_schedule) == ("mine_schedule", "5 0 * * *")
+    assert (schedule.name, schedule.cron_schedule) == ("backtest_mine_schedule", "5 0 * * *")

@@ -8,11 +8,13 @@ import subprocess
 import click
 import pytest
 
-from mdms_pipeline.calculate.catalog import DEFAULTS, KINDS
+from mdms_pipeline.calculate.catalog import DEFAULTS
 from mdms_pipeline.cli import main
+from mdms_pipeline.definitions import build
+from mdms_pipeline.defs.resources import Mdms
 from mdms_pipeline.market import TIMEFRAMES
 from mdms_pipeline.screen import BUILT_IN, load_screens
-from mdms_pipeline.settings import SETTINGS
+from mdms_pipeline.settings import SETTINGS, Settings
 from mdms_pipeline.vocabulary import vocabulary
 from mdms_pipeline_tests.docs.pages import PAGES, READMES, ROOT, blocks, coded, headings, links, prose, table_of, tables, text
 
@@ -100,12 +102,14 @@ def test_every_screen_is_there_with_its_timeframe(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", READMES)
+def test_every_sensor_is_there_and_no_other(page: str) -> None:
+    sensors = build(Mdms(Settings.load({"MDMS_EXCHANGE_URL": "sandbox"}))).sensors or ()
+    assert [coded(row[0])[0] for row in table_of(page, "`listings`")] == [sensor.name for sensor in sensors]
+
+
+@pytest.mark.parametrize("page", READMES)
 def test_the_graph(page: str) -> None:
     """The drawn edges are those of the assets."""
-    from mdms_pipeline.definitions import build
-    from mdms_pipeline.defs.resources import Mdms
-    from mdms_pipeline.settings import Settings
-
     graph = build(Mdms(Settings.load({"MDMS_EXCHANGE_URL": "sandbox"}))).resolve_asset_graph()
     real = {(up.to_user_string(), key.to_user_string()) for key in graph.get_all_asset_keys() for up in graph.get(key).parent_keys}
     drawn = set()
@@ -159,7 +163,3 @@ def test_no_tracked_file_names_a_machine() -> None:
             continue
         for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             assert not FORBIDDEN.search(line), f"{name}:{number}: {line.strip()}"
-
-
-def test_kinds_are_those_of_the_package() -> None:
-    assert set(KINDS) >= KINDS_OF_THE_PACKAGE

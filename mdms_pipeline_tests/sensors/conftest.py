@@ -17,10 +17,10 @@ import pytest
 from mdms_pipeline.collect.budget import MemoryBudget
 from mdms_pipeline.collect.client import Exchange
 from mdms_pipeline.collect.pace import Ledger, Pace
+from mdms_pipeline.definitions import build
 from mdms_pipeline.defs import sensors
 from mdms_pipeline.defs.resources import Mdms, WarehouseResource
 from mdms_pipeline.defs.run import refresh, use_home
-from mdms_pipeline.definitions import build
 from mdms_pipeline.sandbox import Sandbox, create_app
 from mdms_pipeline.screen.look import screens_of
 from mdms_pipeline.settings import Settings
@@ -64,8 +64,10 @@ class House:
         return build(self.mdms)
 
     def context(self, name: str) -> dg.SensorEvaluationContext:
-        resource = WarehouseResource(database=str(self.settings.warehouse), exchange=self.settings.exchange_url)
-        return dg.build_sensor_context(self.instance, cursor=self.cursors.get(name), resources={"warehouse": resource})
+        return dg.build_sensor_context(self.instance, cursor=self.cursors.get(name), resources={"warehouse": self.resource()})
+
+    def resource(self) -> WarehouseResource:
+        return WarehouseResource(database=str(self.settings.warehouse), exchange=self.settings.exchange_url)
 
     def tick(self, name: str = "refresh") -> dg.SensorResult | dg.SkipReason:
         """One tick of a sensor; its cursor is kept for the next one."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mdms_pipeline.calculate.catalog import KINDS
 from mdms_pipeline.collect.fill import Filled, fill
 from mdms_pipeline.collect.universe import update_universe
 from mdms_pipeline.collect.verify import Verified, verify
@@ -22,7 +23,8 @@ from mdms_pipeline.store.schema import indicator_tables
 from mdms_pipeline.store.universe import universe
 from mdms_pipeline_tests.support import ask, bits, calculate, rows, settings, virtually
 
-SINCE = instant("2026-11-08")
+SINCE = instant("2026-11-12")  # after the last maintenance hole
+INDICATORS = (KINDS["rsi"].usual, KINDS["macd"].usual)  # with what they read: windowed, recursive, and one upon the other
 SCREEN = """title: All that are known
 timeframe: 1h
 where:
@@ -37,7 +39,9 @@ max_age: 3
 class World:
     """One warehouse, one exchange, and what a refresh does."""
 
-    def __init__(self, home: Path, sandbox: Sandbox, symbols: str = "KRW-BTC,KRW-ETH,KRW-XRP", timeframes: str = "1h,1d", **more: str) -> None:
+    def __init__(
+        self, home: Path, sandbox: Sandbox, symbols: str = "KRW-BTC,KRW-ETH,KRW-XRP", timeframes: str = "1h,1d", **more: str
+    ) -> None:
         (home / "own" / "screens").mkdir(parents=True, exist_ok=True)
         (home / "own" / "screens" / "everyone.yaml").write_text(SCREEN)
         self.sandbox = sandbox
@@ -63,7 +67,7 @@ class World:
         """Indicators of all collected markets, then the ranking."""
         with self.warehouse.read() as connection:
             chosen = sorted(universe(connection))
-        calculate(self.warehouse, chosen, self.settings.timeframes)
+        calculate(self.warehouse, chosen, self.settings.timeframes, INDICATORS)
         loaded = screens_of(self.settings)
         assert loaded.errors == ()
         screen_all(self.warehouse, [loaded.screens["everyone"]], "1h")
@@ -100,12 +104,12 @@ class World:
         return [(entry.path, entry.query["market"], entry.query["to"], entry.query["count"]) for entry in candles]
 
 
-def same_as_new(world: World, home: Path, symbols: Sequence[str]) -> None:
+def same_as_new(world: World, home: Path, symbols: Sequence[str], since: Instant = SINCE) -> None:
     """These symbols stand in `world` as in a warehouse that collects and calculates all from nothing now."""
     more = {"MDMS_NO_TRADE": world.settings.no_trade}
     other = World(home, world.sandbox, ",".join(symbols), ",".join(world.settings.timeframes), **more)
-    other.refresh()
-    only = f"(SELECT * FROM {{}} WHERE symbol IN ({', '.join(repr(symbol) for symbol in symbols)}) AND opened_at >= '2026-11-08')"
+    other.refresh(since)
+    only = f"(SELECT * FROM {{}} WHERE symbol IN ({', '.join(repr(symbol) for symbol in symbols)}))"
     with world.warehouse.read() as connection:
         names = ["candles", *indicator_tables(connection)]
     tables = [only.format(name) for name in names]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -235,6 +235,7 @@ def _show_sweep(found: Any, walk: Any) -> None:
 def backtests(name: str | None, as_json: bool) -> None:
     """The kept runs, newest first, to compare; of the strategy NAME or of all."""
     from mdms_pipeline.backtest.keep import runs
+    from mdms_pipeline.backtest.report import compared
 
     with _warehouse(Settings.load()).read() as connection:
         kept = runs(connection, name)
@@ -251,18 +252,6 @@ def backtests(name: str | None, as_json: bool) -> None:
     for row in rows:
         table.add_row(*map(str, row.values()))
     OUT.print(table)
-
-
-def compared(run: Any) -> Mapping[str, str]:
-    """One row of the table of runs."""
-    from mdms_pipeline.backtest.report import percent, plain
-
-    return {
-        "run": run.run, "strategy": run.strategy, "with": ", ".join(f"{name}={value:g}" for name, value in run.params.items()),
-        "from": utc(run.starts_at)[:10], "to": utc(run.ends_at)[:10],
-        "return": percent(run.total_return), "held": percent(run.reference_return),
-        "Sharpe": plain(run.sharpe), "drawdown": percent(run.max_drawdown), "trades": str(run.trades), "made": utc(run.made_at),
-    }  # fmt: skip
 
 
 commands: list[click.Command] = [backtest, sweep, backtests]
