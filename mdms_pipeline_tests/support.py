@@ -207,7 +207,9 @@ def broken(warehouse: Warehouse) -> list[str]:
 
 
 PROCESSES = multiprocessing.get_context("forkserver")  # a child starts in milliseconds: what it needs was imported once
-PROCESSES.set_forkserver_preload(["mdms_pipeline_tests.support", "mdms_pipeline.cli", "mdms_pipeline.defs.run", "mdms_pipeline.definitions"])
+PROCESSES.set_forkserver_preload(
+    ["mdms_pipeline_tests.support", "mdms_pipeline.cli", "mdms_pipeline.defs.run", "mdms_pipeline.definitions"]
+)
 
 
 def elsewhere(work: Callable[..., Any], *arguments: Any) -> Any:

@@ -38,6 +38,10 @@ PATIENCE = 1.0  # s for the lock; whoever holds it longer is stopped, and must n
 LARGEST = 65_536  # bytes; nothing of ours is
 
 
+class Unreadable(ValueError):
+    """What is in the file is nothing that we wrote, or not all of it."""
+
+
 class Budget(Protocol):
     """The one place where the requests of several askers meet."""
 
@@ -104,17 +108,17 @@ def pack(ledger: Ledger) -> bytes:
 
 
 def unpack(data: bytes) -> Ledger:
-    """The ledger that `pack` wrote. Raises ValueError."""
+    """The ledger that `pack` wrote. Raises Unreadable."""
     try:
         checksum, size = int(data[:8], 16), int(data[9:17], 16)
         body = data[18 : 18 + size]
         if len(body) != size or zlib.crc32(body) != checksum:
-            raise ValueError("not written to its end")
+            raise ValueError("its checksum is wrong")
         found = json.loads(body)
         block = found["block"]
         return Ledger({group: _pace(row) for group, row in found["paces"].items()}, None if block is None else Block(**block))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"of another shape: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(f"is not a budget: {error}") from None
 
 
 def _pace(row: dict[str, Any]) -> Pace:
@@ -127,8 +131,8 @@ def _read(file: int, path: Path) -> Ledger:
     data = os.pread(file, LARGEST, 0)
     try:
         return unpack(data) if data else Ledger()
-    except ValueError as error:
-        log.warning("%s is %s: the budget starts anew", path, error)
+    except Unreadable as error:
+        log.warning("%s %s; it starts anew", path, error)
         return Ledger()
 
 

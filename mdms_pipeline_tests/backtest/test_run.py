@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 from click.testing import Result as Called
 
-from mdms_pipeline.cli_backtest import commands
 from mdms_pipeline.backtest.engine import Fill
 from mdms_pipeline.backtest.find import history_of
 from mdms_pipeline.backtest.history import History, HistoryError, Past, members
@@ -21,6 +20,7 @@ from mdms_pipeline.backtest.metrics import buy_and_hold, longest, losing_run, me
 from mdms_pipeline.backtest.replay import replayed
 from mdms_pipeline.backtest.report import Doubts, page
 from mdms_pipeline.backtest.run import Result, backtest
+from mdms_pipeline.cli_backtest import commands
 from mdms_pipeline.market import DAY, Candles, instant, timeframe
 from mdms_pipeline.settings import SETTINGS
 from mdms_pipeline.store import Warehouse

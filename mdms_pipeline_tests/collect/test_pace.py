@@ -66,14 +66,17 @@ def test_whatever_the_exchange_counts_by(kind: type[Counter], skew: float, proce
     assert world.share(STEADY, END) >= 0.95
 
 
-def test_ways_of_very_unequal_length() -> None:
-    """Some 40 ms more or less: hardly a 429 in seven minutes."""
-    worlds = [
-        World(Fixed(10, skew), way=lambda dice: 0.03 + dice.expovariate(1 / 0.012), late=busy, seed=seed).run(END)
-        for seed, skew in enumerate((0.0, 0.3, 0.6))
-    ]
-    assert sum(world.refusals(STEADY) for world in worlds) <= 3
-    assert all(world.share(STEADY, END) >= 0.94 for world in worlds)
+@SKEWS
+@PROCESSES
+def test_ways_of_very_unequal_length(skew: float, processes: int) -> None:
+    """12 ms more on average, and 150 ms now and then, both ways; the machine is busy."""
+
+    def way(dice: random.Random) -> float:
+        return 0.03 + dice.expovariate(1 / 0.012) + (dice.random() < 0.01) * dice.uniform(0.03, 0.15)
+
+    world = World(Fixed(10, skew), processes, way=way, late=busy).run(END)
+    assert world.refusals(STEADY) <= 1
+    assert world.share(STEADY, END) >= 0.95
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 8, 15, 30])

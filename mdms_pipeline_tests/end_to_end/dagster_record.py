@@ -1,4 +1,4 @@
-"""What Dagster's own record says of a home."""
+"""What Dagster's own record says of a home, and what it should say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from pathlib import Path
 
 import dagster as dg
 
+from mdms_pipeline.calculate.catalog import KINDS
 from mdms_pipeline.defs.storage import write_dagster_yaml
+from mdms_pipeline.market import iso
+from mdms_pipeline.store import Warehouse
+from mdms_pipeline.store.frames import instants
+from mdms_pipeline_tests.support import rows
 
 
 @contextmanager
@@ -29,6 +34,16 @@ def newest(home: Path) -> dict[str, dict[str, str | None]]:
                     told = record.asset_materialization.metadata.get("newest")
                     found[key.to_user_string()].setdefault(record.partition_key, None if told is None else str(told.value))
     return dict(found)
+
+
+def in_tables(warehouse: Warehouse) -> dict[str, dict[str, str | None]]:
+    """Table -> partition -> its newest row, as Dagster should tell it."""
+    found: dict[str, dict[str, str | None]] = {}
+    for table in ("candles", *KINDS):
+        grouped = f"SELECT symbol, timeframe, max(opened_at) AS newest FROM {table} GROUP BY ALL"
+        answer = rows(warehouse, f"SELECT symbol, timeframe, {instants('newest')} FROM ({grouped})")
+        found[table] = {f"{symbol}|{frame}": iso(newest) for symbol, frame, newest in answer}
+    return found
 
 
 def statuses(home: Path) -> list[str]:

@@ -67,9 +67,7 @@ def test_assets_and_their_edges(definitions: dg.Definitions) -> None:
 
 
 def test_variants_and_their_edges() -> None:
-    assert {
-        found.name: [read.name if isinstance(read, Output) else read for read in found.reads] for found in defaults()
-    } == VARIANTS
+    assert {found.name: [read.name if isinstance(read, Output) else read for read in found.reads] for found in defaults()} == VARIANTS
     assert {found.name for found in stored()} == set(VARIANTS)
 
 

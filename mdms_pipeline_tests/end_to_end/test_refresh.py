@@ -17,11 +17,9 @@ from mdms_pipeline.calculate.catalog import KINDS
 from mdms_pipeline.definitions import build
 from mdms_pipeline.defs.resources import Mdms
 from mdms_pipeline.defs.run import refresh
-from mdms_pipeline.market import iso
 from mdms_pipeline.sandbox import Fault, Sandbox, create_app
 from mdms_pipeline.store import Warehouse
-from mdms_pipeline.store.frames import instants
-from mdms_pipeline_tests.end_to_end.dagster_record import instance_of, newest, statuses, steps
+from mdms_pipeline_tests.end_to_end.dagster_record import in_tables, instance_of, newest, statuses, steps
 from mdms_pipeline_tests.support import HOUR, NOW, Clock, Said, ask, bits, broken, environment, mdms, rows, settings
 
 GRID = ("candles", *KINDS, "screen_results")
@@ -30,15 +28,6 @@ SYMBOLS = ("KRW-BTC", "KRW-ETH", "KRW-XRP")
 
 def opened(home: Path, exchange: str = "sandbox") -> Warehouse:
     return Warehouse(home / "mdms.duckdb", exchange, memory_mb=200)
-
-
-def in_tables(warehouse: Warehouse) -> dict[str, dict[str, str]]:
-    """Table -> partition -> its newest row, as Dagster should tell it."""
-    found = {}
-    for table in ("candles", *KINDS):
-        query = f"SELECT symbol, timeframe, {instants('newest')} FROM (SELECT symbol, timeframe, max(opened_at) AS newest FROM {table} GROUP BY ALL)"
-        found[table] = {f"{symbol}|{frame}": iso(at) for symbol, frame, at in rows(warehouse, query)}
-    return found
 
 
 # ---- the first run
@@ -153,9 +142,7 @@ def check(home: Path, given: dict[str, str], name: str, at: float = NOW) -> tupl
     found = settings(home, MDMS_EXCHANGE_URL=given["MDMS_EXCHANGE_URL"])
     definitions = build(Mdms(found, clock=Clock(at)))
     job = dg.define_asset_job("only_checks", selection=dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey("candles"), name)))
-    whole = dg.Definitions(
-        definitions.assets, None, None, [job], resources=definitions.resources, asset_checks=definitions.asset_checks
-    )
+    whole = dg.Definitions(definitions.assets, None, None, [job], resources=definitions.resources, asset_checks=definitions.asset_checks)
     result = whole.resolve_job_def("only_checks").execute_in_process()
     (evaluation,) = result.get_asset_check_evaluations()
     named = evaluation.metadata.get("symbols") or evaluation.metadata.get("first")

@@ -37,11 +37,11 @@ def test_flat_is_the_candles_filled_up_in_any_portions(tmp_path: Path, exchange:
     """Rows and memories are those of one calculation over all bars, however the slots arrived."""
     dice, end = np.random.default_rng(5), now.now
     whole, portions = made(tmp_path / "whole", "flat"), made(tmp_path / "portions", "flat")
-    now.now = end - 400 * 60
+    now.now = end - 300 * 60
     collect(portions, exchange, [(QUIET, "1m")], 60)
     calculate(portions, [QUIET], ["1m"], INDICATORS)
     while now.now < end:
-        now.now = min(end, now.now + 60 * int(dice.integers(1, 60)))
+        now.now = min(end, now.now + 60 * int(dice.integers(1, 90)))
         collect(portions, exchange, [(QUIET, "1m")], 60)
         calculate(portions, [QUIET], ["1m"], INDICATORS)
     since = rows(portions, "SELECT epoch(min(opened_at))::BIGINT FROM candles")[0][0]

@@ -131,7 +131,8 @@ world = World(Path(sys.argv[1]), Sandbox(clock=clock), "KRW-BTC,KRW-META", "1h,1
 world.refresh()
 clock.now += 86_400
 world.refresh()
-tables = ("candles", "coverage", "indicators", "rsi", "macd", "screen_results", "events", "symbols")
+said = "(SELECT type, timeframe, happened_at, sum(count) AS count FROM events GROUP BY ALL)"  # how pages meet in a commit is chance
+tables = ("candles", "coverage", "indicators", "rsi", "macd", "screen_results", said, "symbols")
 with world.warehouse.read() as connection:
     for table in tables:
         rows = connection.execute(f"SELECT * FROM {{table}} ORDER BY ALL").fetchall()
