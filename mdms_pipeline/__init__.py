@@ -7,11 +7,13 @@
 5. `rules/`           parses, evaluates and explains `close > sma(200) and rsi(14) < 30`
 6. `vocabulary.py`    tells rules which indicators there are, and which are asked for
 7. `screen/`          judges every market by the rules at one instant and ranks those that pass: `load.py`, `judge.py`, `look.py`
-8. `defs/`            makes assets, checks and schedules of 2 to 7; `definitions.py` is what Dagster loads; `defs/run.py` is `mdms run`
-9. `plan.py`          says what would be done before it is done
-10. `cli.py`          is the `mdms` command; `notebook.py` is `mdms_pipeline.frame`
+8. `backtest/`        trades a strategy (rules, stops, sizes) over the stored past: `strategy.py`, `engine.py`, `check.py`, `report.py`
+9. `defs/`            makes assets, checks and sensors of 2 to 8; `definitions.py` is what Dagster loads; `defs/run.py` is `mdms run`
+10. `plan.py`         says what would be done before it is done
+11. `cli.py`          is the `mdms` command; `notebook.py` is `mdms_pipeline.frame`
 
-`market.py` has the words and units that all share. `sandbox/` is an exchange of our own, for first runs, demos and tests.
+`market.py` has the words and units that all share. `alerts.py` tells a person what is wrong. `sandbox/` is an exchange of our own, for
+first runs, demos and tests.
 
     mdms_pipeline.frame("rsi(14)", "KRW-BTC", "1h")       # a pandas DataFrame
 """

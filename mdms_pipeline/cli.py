@@ -253,8 +253,12 @@ def collect(symbols: Sequence[str], timeframes: Sequence[str], since: int | None
     if as_json:
         _print_json(
             {
-                "candles": candles, "requests": filled.requests, "quiet": filled.quiet, "seconds": round(filled.seconds, 2),
-                "states": states, "failed": failed,
+                "candles": candles,
+                "requests": filled.requests,
+                "quiet": filled.quiet,
+                "seconds": round(filled.seconds, 2),
+                "states": states,
+                "failed": failed,
             }
         )
     else:

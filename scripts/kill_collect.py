@@ -253,7 +253,8 @@ def run(kills: int, count: int, history: int, seed: int) -> dict[str, Any]:
     return {
         "kills": done, "killed_before_a_request": early, "symbols": count, "timeframes": list(FRAMES), "candles_each": history,
         "pages_needed": pages, "requests": judge.requests, "faults": given, "asked_again": judge.again[:10],
-        "asked_again_count": len(judge.again), "differs_from_truth": wrong[:10], "seconds": round(time.time() - began, 1), "home": home.name,
+        "asked_again_count": len(judge.again), "differs_from_truth": wrong[:10],
+        "seconds": round(time.time() - began, 1), "home": home.name,
     }  # fmt: skip
 
 

@@ -48,7 +48,7 @@ class Exchange:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     timer: Callable[[], float] = time.monotonic  # s: how long ago, where the budget is nobody else's
     budget: Budget | None = None  # None: one of this client alone
-    notice: Callable[[str], None] = log.warning  # is told of every wait that a user would wonder about
+    notice: Callable[[str], None] | None = None  # is told of every wait that a user would wonder about, as this module's log is
     requests: int = 0
     waited: float = 0.0  # seconds spent waiting for the pace
     _rows: dict[str, asyncio.Lock] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class Exchange:
             before = -math.inf
             while (turn := await self._budget.change(lambda ledger, now: ledger.take(group, now))).wait:
                 if turn.at <= before:
-                    await self._budget.change(lambda ledger, now: (ledger.left(group, now), None))
+                    await self._budget.change(lambda ledger, now: (ledger.departed(group, now), None))
                     break
                 before = turn.at
                 if turn.block is not None:
@@ -167,7 +167,9 @@ class Exchange:
         now = time.monotonic()
         if now - self._told.get(why, -math.inf) >= QUIET:
             self._told[why] = now
-            self.notice(f"{why}: {what}")
+            log.warning("%s: %s", why, what)
+            if self.notice is not None:
+                self.notice(f"{why}: {what}")
 
 
 def _refused(ledger: Ledger, group: str, sent_at: float, now: float) -> tuple[Ledger, float]:
@@ -190,10 +192,13 @@ def connect(url: str, clock: Callable[[], float] = time.time, budget_dir: Path |
 
 
 def _embedded(clock: Callable[[], float]) -> Exchange:
-    """A sandbox of our own, which limits nothing."""
+    """A sandbox of our own."""
     from mdms_pipeline.sandbox import Sandbox, create_app
 
     transport = httpx.ASGITransport(app=create_app(Sandbox(clock=clock)))
-    unlimited = Ledger({group: Pace(allowed=math.inf) for group in ("market", "ticker", "candles")})
-    http = httpx.AsyncClient(transport=transport, base_url="http://sandbox", timeout=TIMEOUT)
-    return Exchange(http, clock, budget=MemoryBudget(ledger=unlimited))
+    return Exchange(httpx.AsyncClient(transport=transport, base_url="http://sandbox", timeout=TIMEOUT), clock, budget=unlimited())
+
+
+def unlimited() -> MemoryBudget:
+    """For an exchange that limits nothing: it begins where the header would lead it."""
+    return MemoryBudget(ledger=Ledger({group: Pace(allowed=math.inf) for group in ("market", "ticker", "candles")}))

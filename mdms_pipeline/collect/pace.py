@@ -72,7 +72,7 @@ class Second:
         return at + 1.0 if begin is None else begin + 1.0 + EDGE
 
     def free(self, at: float, sent: tuple[float, ...]) -> float:
-        """From when on one may leave that would leave `at`: later where nothing is left, by what was heard in this second and left since."""
+        """From when on one may leave that would leave `at`: later where nothing is left, by what was heard and what left since."""
         begin = self.begin(at - EDGE)  # shortly after its begin the one before may last
         full = begin is not None and self.sent_at >= begin and self.left <= sum(other > self.sent_at for other in sent)
         return self.next(at - EDGE) if full else at
@@ -84,17 +84,23 @@ class Second:
         return Second(self._found(sent_at, left, allowed), sent_at, left)
 
     def _found(self, sent_at: float, left: int, allowed: float) -> float | None:
+        """`began` after an answer, from it and the newest before.
+
+        What was left rose by half: a second began between the two departures. If we thought so, it stays; if we thought it began soon
+        after, a little before; else with the later of the two, which is right or too late.
+        It fell, in the second half: none began between the two. If we thought so, it begins after the later.
+        """
         begin, gap = self.begin(sent_at), sent_at - self.sent_at
-        within = begin is not None and begin > self.sent_at  # we think that one began between the two answers
-        if left - self.left >= max(2.0, allowed / 2) and gap < 1.0:  # one did
-            if begin is not None and within:
+        if gap >= 1.0:
+            return self.began
+        within = begin is not None and begin > self.sent_at
+        if left - self.left >= max(2.0, allowed / 2):
+            if within:
                 return begin
             if begin is not None and sent_at - begin >= 0.75:
                 return max(sent_at, begin + 1.0 - EARLIER)
-            return sent_at if gap < max(NEAR, 1.5 / allowed) else self.began  # at the latest: right or too late, never too early
-        if left < self.left < allowed / 2 and gap < 1.0 and within:  # none did
-            return sent_at + TICK
-        return self.began
+            return sent_at if gap < max(NEAR, 1.5 / allowed) else self.began
+        return sent_at + TICK if within and left < self.left < allowed / 2 else self.began
 
     def not_over(self, sent_at: float) -> Second:
         """A 429 to what left just after its presumed begin: the one before was not over yet."""
@@ -134,7 +140,7 @@ class Pace:
             due = max(due, self.sent[-many] + (self._span(now) - made_up) * many / rate)
         return self.second.free(max(now, due), self.sent)
 
-    def left(self, now: float) -> Pace:
+    def departed(self, now: float) -> Pace:
         """A request leaves at `now`."""
         distance = self._span(now) / self.rate(now)
         sent = (*(at for at in self.sent[1 - COUNTED :] if at > now - 2.0), now)
@@ -218,11 +224,11 @@ class Ledger:
         if block is not None:
             return replace(self, block=block), Turn(now, block.until - now, block)
         wait = self.pace(group, now).due(now) - now
-        return (self, Turn(now, wait, None)) if wait > TICK else (self.left(group, now), Turn(now, 0.0, None))
+        return (self, Turn(now, wait, None)) if wait > TICK else (self.departed(group, now), Turn(now, 0.0, None))
 
-    def left(self, group: str, now: float) -> Ledger:
+    def departed(self, group: str, now: float) -> Ledger:
         """A request of `group` leaves at `now`, come what may."""
-        return self._with(group, self.pace(group, now).left(now))
+        return self._with(group, self.pace(group, now).departed(now))
 
     def answered(self, group: str, sent_at: float, left: int | None, now: float) -> Ledger:
         """An answer: see Pace.answered."""

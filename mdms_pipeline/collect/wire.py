@@ -116,12 +116,13 @@ def _candle_path(timeframe: str) -> str:
 
 def check(response: httpx.Response) -> Any:
     """The JSON of a good answer, else the error that the answer stands for."""
-    status, said = response.status_code, _said(response)
+    status = response.status_code
     if status == 200:
         try:
             return json.loads(response.content)
         except ValueError:
-            raise Garbled(f"answered 200 with what is not JSON: {said}") from None
+            raise Garbled(f"answered 200 with what is not JSON: {_said(response)}") from None
+    said = _said(response)
     if status == 418:
         raise Blocked(f"answered 418, blocked: {said}", block_seconds(response))
     if status == 429:

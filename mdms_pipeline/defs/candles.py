@@ -42,7 +42,7 @@ SCHEMA = dg.TableSchema(
 def candles(context: dg.AssetExecutionContext, warehouse: WarehouseResource, mdms: dg.ResourceParam[Mdms]) -> dg.MaterializeResult[None]:
     """Closed candles from the exchange, with coverage, status and the event market_data_collected in the same transaction."""
     store, asked = warehouse.warehouse, partitions_of(context)
-    filled = asyncio.run(_fill(store, mdms, asked, context.run.run_id))
+    filled = asyncio.run(_fill(context, store, mdms, asked))
     with store.read() as connection:
         known = standings(connection, asked)
     tell(context, {partition: _told(partition, filled, known.get(partition)) for partition in asked})
@@ -53,13 +53,14 @@ def candles(context: dg.AssetExecutionContext, warehouse: WarehouseResource, mdm
     return dg.MaterializeResult(metadata={"requests": filled.requests, "seconds": round(filled.seconds, 3)})
 
 
-async def _fill(store: Warehouse, mdms: Mdms, asked: list[Partition], run_id: str) -> Filled:
+async def _fill(context: dg.AssetExecutionContext, store: Warehouse, mdms: Mdms, asked: list[Partition]) -> Filled:
     """Collect those of the asked that are in the universe, finest timeframe first."""
     with store.read() as connection:
         wanted = set(universe(connection))
     partitions = [(symbol, name) for name, symbols in by_timeframe(asked).items() for symbol in symbols if symbol in wanted]
     async with mdms.connect() as exchange:
-        return await fill(exchange, store, partitions, mdms.settings.history, run_id, mdms.progress)
+        exchange.notice = context.log.warning
+        return await fill(exchange, store, partitions, mdms.settings.history, context.run.run_id, mdms.progress)
 
 
 def _told(partition: Partition, filled: Filled, standing: Standing | None) -> dict[str, object]:

@@ -42,9 +42,7 @@ def emit(
     )
 
 
-def events_after(
-    connection: duckdb.DuckDBPyConnection, cursor: int, limit: int = 1000, types: Sequence[str] | None = None
-) -> list[Event]:
+def events_after(connection: duckdb.DuckDBPyConnection, cursor: int, limit: int = 1000, types: Sequence[str] | None = None) -> list[Event]:
     """Events with an id above `cursor`, of these types (None: all), oldest first."""
     rows = connection.execute(
         f"""SELECT id, type, symbols, timeframe, count, revision, {instants("happened_at")}, run_id FROM events

@@ -20,7 +20,8 @@ KEY = "symbol VARCHAR NOT NULL, timeframe VARCHAR NOT NULL, opened_at TIMESTAMP 
 BACKTEST_TABLES: dict[str, str] = {
     "backtest_runs": """run VARCHAR NOT NULL, strategy VARCHAR NOT NULL, timeframe VARCHAR NOT NULL, params VARCHAR NOT NULL,
         starts_at TIMESTAMP, ends_at TIMESTAMP, total_return DOUBLE, annual_return DOUBLE, sharpe DOUBLE, max_drawdown DOUBLE,
-        trades BIGINT, win_rate DOUBLE, reference_return DOUBLE, metrics VARCHAR, orders VARCHAR, record VARCHAR NOT NULL, made_at TIMESTAMP, run_id VARCHAR""",
+        trades BIGINT, win_rate DOUBLE, reference_return DOUBLE, metrics VARCHAR, orders VARCHAR, record VARCHAR NOT NULL,
+        made_at TIMESTAMP, run_id VARCHAR""",
     "trades": """run VARCHAR NOT NULL, symbol VARCHAR NOT NULL, decided_at TIMESTAMP, entered_at TIMESTAMP, exited_at TIMESTAMP,
         entry_price DOUBLE, exit_price DOUBLE, units DOUBLE, fees DOUBLE, profit DOUBLE, profit_rate DOUBLE, bars BIGINT,
         opened VARCHAR, closed VARCHAR""",

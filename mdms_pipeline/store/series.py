@@ -167,9 +167,7 @@ def read_last(
     spans = {symbol: (slots.after(last, -3 * bars - 50), last) for symbol, last in ends.items() if last is not None}
     series = _joined(connection, wanted, frame, spans) if spans else {}
     short = {
-        symbol: (EVER[0], spans[symbol][1])
-        for symbol, found in series.items()
-        if len(found.opened_at) < min(bars, standings[symbol].bars)
+        symbol: (EVER[0], spans[symbol][1]) for symbol, found in series.items() if len(found.opened_at) < min(bars, standings[symbol].bars)
     }
     if short:
         series |= _joined(connection, wanted, frame, short)

@@ -59,9 +59,7 @@ class WrongNoTrade(WrongWarehouse):
 class Warehouse:
     """One DuckDB file. Connections live for one `with` block; nothing stays open between two."""
 
-    def __init__(
-        self, path: Path, exchange: str, memory_mb: int = 500, deadline: float = DEADLINE, no_trade: str | None = None
-    ) -> None:
+    def __init__(self, path: Path, exchange: str, memory_mb: int = 500, deadline: float = DEADLINE, no_trade: str | None = None) -> None:
         """`no_trade` is what the settings ask for (None: whatever the warehouse was made with, `skip` for a new one)."""
         self.path = path
         self.exchange = exchange

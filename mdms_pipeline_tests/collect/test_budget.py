@@ -23,7 +23,7 @@ from mdms_pipeline.collect.pace import Block, Ledger
 from mdms_pipeline_tests.collect.simulated import Fixed, World
 
 FULL = replace(World(Fixed(10, 0.3), changes={1_000_005.0: 5}).run(12).ledger, block=Block(5.0, 60.0, "너무 많은 요청"))
-LEDGERS = [Ledger(), FULL, Ledger().left("candles", 1.5).refused("candles", 1.5, 2.0), Ledger().left("ticker", 0.1 + 0.2)]
+LEDGERS = [Ledger(), FULL, Ledger().departed("candles", 1.5).refused("candles", 1.5, 2.0), Ledger().departed("ticker", 0.1 + 0.2)]
 
 
 def more(ledger: Ledger, now: float) -> tuple[Ledger, float]:

@@ -144,7 +144,7 @@ def test_another_program_at_this_address_is_left_its_part() -> None:
 
 
 def test_nothing_leaves_before_the_next_second_after_a_429() -> None:
-    pace = Pace().left(10.0).left(10.1)
+    pace = Pace().departed(10.0).departed(10.1)
     refused = pace.refused(10.1, 10.15)
     assert refused.due(10.15) == pytest.approx(11.15)
     assert refused.rate(10.15) < pace.rate(10.15) == ALLOWED
@@ -191,7 +191,7 @@ def test_a_block_from_the_future_begins_now() -> None:
 
 
 def test_a_block_shuts_out_every_group_until_it_ends() -> None:
-    ledger = Ledger().left("candles", 99.0).shut_out(100.0, 30.0, "go away")
+    ledger = Ledger().departed("candles", 99.0).shut_out(100.0, 30.0, "go away")
     for group in ("candles", "market", "ticker"):
         turn = ledger.take(group, 110.0)[1]
         assert (turn.wait, turn.block) == (20.0, Block(100.0, 30.0, "go away"))
@@ -226,7 +226,7 @@ def test_no_way_of_answering_makes_it_wait_for_long() -> None:
             now += dice.choice([0.0, 0.001, 0.05, 0.3, 1.0, 20.0])
             act = dice.randrange(4)
             if act == 0:
-                pace = pace.believed(now).left(now)
+                pace = pace.believed(now).departed(now)
                 sent.append(now)
             elif act == 1:
                 pace = pace.refused(dice.choice(sent), now)

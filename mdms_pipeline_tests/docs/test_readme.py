@@ -8,6 +8,7 @@ import subprocess
 import click
 import pytest
 
+import mdms_pipeline
 from mdms_pipeline.calculate.catalog import DEFAULTS
 from mdms_pipeline.cli import main
 from mdms_pipeline.definitions import build
@@ -163,3 +164,17 @@ def test_no_tracked_file_names_a_machine() -> None:
             continue
         for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             assert not FORBIDDEN.search(line), f"{name}:{number}: {line.strip()}"
+
+
+def test_the_map_names_files_that_exist() -> None:
+    """The package's docstring: a step's first file or folder is of the package, the others are of that folder or of the package."""
+    package = ROOT / "mdms_pipeline"
+    for line in (mdms_pipeline.__doc__ or "").splitlines():
+        named = re.findall(r"`([a-z_/]+(?:\.py|/))`", line)
+        for name in named:
+            assert (package / name).exists() or (package / named[0] / name).exists(), f"{name} in {line!r}"
+
+
+def test_the_map_names_every_folder() -> None:
+    folders = {file.parent.name for file in (ROOT / "mdms_pipeline").glob("*/__init__.py")}
+    assert {f"`{name}/`" for name in folders} <= set(re.findall(r"`[a-z_]+/`", mdms_pipeline.__doc__ or ""))

@@ -40,7 +40,7 @@ def test_one_run_materializes_every_partition_of_every_asset(first_run: tuple[Pa
     assert report["succeeded"]
     assert statuses(home) == ["SUCCESS"]
     record = newest(home)
-    assert {asset: set(record[asset]) for asset in GRID} == dict.fromkeys(GRID, {f"{symbol}|1h" for symbol in SYMBOLS})
+    assert {asset: set(record[asset]) for asset in GRID} == {asset: {f"{symbol}|1h" for symbol in SYMBOLS} for asset in GRID}
     warehouse = opened(home)
     assert {table: record[table] for table in ("candles", *KINDS)} == in_tables(warehouse)
     assert set(in_tables(warehouse)["rsi"].values()) == {"2026-11-20T08:00:00Z"}

@@ -127,7 +127,7 @@ from mdms_pipeline.sandbox import Sandbox
 from mdms_pipeline_tests.support import Clock
 from mdms_pipeline_tests.truth.world import World
 clock = Clock()
-world = World(Path(sys.argv[1]), Sandbox(clock=clock), "KRW-BTC,KRW-META", "1h,1d,1w,1M")
+world = World(Path(sys.argv[1]), Sandbox(clock=clock), "KRW-BTC,KRW-META", "1h,1M")
 world.refresh()
 clock.now += 86_400
 world.refresh()
