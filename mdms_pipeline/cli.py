@@ -336,7 +336,7 @@ def screen(name: str | None, as_json: bool) -> None:
         show.show_rankings(rankings)
     for screen in chosen:
         at, newest = rankings[screen.name]["at"], iso(instant_of(screen, settings.clock()))
-        if at != newest:
+        if at is not None and at != newest:
             click.echo(f"mdms: {screen.name} stands on the candle of {at}; that of {newest} has closed since: run `mdms run`", err=True)
     for error in loaded.errors if name is None else ():
         click.echo(f"mdms: {error}", err=True)

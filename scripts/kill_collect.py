@@ -37,8 +37,8 @@ from mdms_pipeline.sandbox import Fault, Sandbox, create_app
 NOW = float(instant("2026-11-20T09:30:20"))
 SEED = 7
 FRAMES = ("1m", "5m", "1h")
-RATE = 20  # requests/s that the exchange allows by its header
-LONGEST_LIFE = 1.2  # s from the first request to the kill, at most
+RATE = 30  # requests/s that the exchange allows by its header
+LONGEST_LIFE = 2.0  # s from the first request to the kill, at most
 PATIENCE = 1.0  # s: a request that takes longer is a timeout for the worker
 FAULTY = 0.05
 
@@ -104,10 +104,14 @@ def work(home: Path, url: str, symbols: list[str], history: int) -> None:
 
     warehouse = Warehouse(home / "mdms.duckdb", url)
     partitions = [(symbol, name) for name in FRAMES for symbol in symbols]
-    print("ready", flush=True)
+    told = []
+
+    async def tell(_: httpx.Request) -> None:
+        if not told:
+            told.append(print("asking", flush=True))
 
     async def main() -> int:
-        http = httpx.AsyncClient(base_url=url, timeout=PATIENCE)
+        http = httpx.AsyncClient(base_url=url, timeout=PATIENCE, event_hooks={"request": [tell]})
         async with Exchange(http, clock=lambda: NOW) as exchange:
             filled = await fill(exchange, warehouse, partitions, history)
         return len(filled.failed())
@@ -199,7 +203,7 @@ def spawn(*arguments: object) -> subprocess.Popen[bytes]:
 
 
 def start(url: str, home: Path, symbols: list[str], history: int) -> subprocess.Popen[bytes]:
-    """A collector that is about to begin."""
+    """A collector that is about to send its first request."""
     worker = spawn("work", home, url, ",".join(symbols), history)
     assert worker.stdout is not None
     worker.stdout.readline()
@@ -252,7 +256,8 @@ def run(kills: int, count: int, history: int, seed: int) -> dict[str, Any]:
     pages = count * len(FRAMES) * -(-history // 200)
     return {
         "kills": done, "killed_before_a_request": early, "symbols": count, "timeframes": list(FRAMES), "candles_each": history,
-        "pages_needed": pages, "requests": judge.requests, "faults": given, "asked_again": judge.again[:10],
+        "pages_needed": pages,
+         "requests": judge.requests, "faults": given, "asked_again": judge.again[:10],
         "asked_again_count": len(judge.again), "differs_from_truth": wrong[:10],
         "seconds": round(time.time() - began, 1), "home": home.name,
     }  # fmt: skip

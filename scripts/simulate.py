@@ -63,12 +63,13 @@ def main() -> int:
         process = start(home, port)
         print(f"started again at {simulated()}", flush=True)
         pause(half, "second half")
+        stopped_at = time.time()
         ticks = tick_history(port)
         if options.shots:
             shots(port, Path(options.shots))
     finally:
         stop(process)
-    ok = report(home, options, (killed_at, started_at), ticks)
+    ok = report(options, (killed_at, started_at), stopped_at, ticks)
     print("every check holds" if ok else "SOMETHING DOES NOT HOLD")
     return 0 if ok else 1
 
@@ -198,11 +199,11 @@ def shots(port: int, folder: Path) -> None:
 # ---- what it did
 
 
-def report(home: Path, options: argparse.Namespace, down: tuple[float, float], ticks: Counter[str]) -> bool:
+def report(options: argparse.Namespace, down: tuple[float, float], stopped_at: float, ticks: Counter[str]) -> bool:
     from mdms_pipeline.settings import Settings
 
     settings = Settings.load()
-    runs = refreshes(settings)
+    runs = [run for run in refreshes(settings) if run.end < stopped_at]  # what was under way then was ended by us
     checks = {
         "no two refresh runs overlap": overlaps(runs),
         "every run ended well, but for what was killed": [

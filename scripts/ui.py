@@ -177,14 +177,18 @@ class Browser:
         capabilities = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
         self.session = f"/session/{self.send('/session', capabilities)['sessionId']}"
 
-    def send(self, path: str, body: dict[str, Any]) -> Any:
-        answer = self.http.post(path, json=body).json()["value"]
+    def send(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """POST a command with its arguments, or GET one that has none."""
+        answer = (self.http.get(path) if body is None else self.http.post(path, json=body)).json()["value"]
         if isinstance(answer, dict) and "error" in answer:
             raise Broken(f"{path}: {answer['error']}: {answer['message'].splitlines()[0]}")
         return answer
 
     def open(self, url: str) -> None:
         self.send(f"{self.session}/url", {"url": url})
+
+    def size(self, width: int, height: int) -> None:
+        self.send(f"{self.session}/window/rect", {"width": width, "height": height})
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self.send(f"{self.session}/execute/sync", {"script": script, "args": list(arguments)})
@@ -207,8 +211,12 @@ class Browser:
         self.run("document.body.dispatchEvent(new KeyboardEvent('keydown', {code: arguments[0], altKey: true, bubbles: true}))", code)
 
     def shoot(self, file: Path) -> None:
-        data = self.http.get(f"{self.session}/screenshot").json()["value"]
-        file.write_bytes(base64.b64decode(data))
+        def take() -> str | None:
+            with suppress(Broken):  # a busy machine may be late with a picture
+                return str(self.send(f"{self.session}/screenshot"))
+            return None
+
+        file.write_bytes(base64.b64decode(until(f"the screenshot {file.name}", take, 120)))
         print(f"  {file}")
 
     def close(self) -> None:
@@ -263,11 +271,15 @@ def lasted(run: dict[str, Any]) -> str:
 
 def take_pictures(browser: Browser, url: str, location: str, shots: Path) -> None:
     rankings = {"breakout_on_volume": "1d", "pullback_in_uptrend": "4h", "volatility_squeeze": "1h"}
+    browser.size(1600, 1900)
     browser.open(f"{url}/asset-groups")
     browser.shows("calculate")
     browser.press("KeyE")  # expand all groups
     browser.shows("screen_results", "bollinger")
+    browser.open(browser.run("return location.href"))  # which names the expanded groups: drawn to fit
+    browser.shows("screen_results", "bollinger")
     browser.shoot(shots / "asset_graph.png")
+    browser.size(1600, 1100)
     browser.open(f"{url}/assets/rsi?view=partitions&partition=KRW-BTC%7C1h")
     browser.shows("KRW-BTC", "rows_written", "newest")
     browser.shoot(shots / "partitions.png")
@@ -347,8 +359,8 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
             show(given, Path(home))
-    except Broken as error:
-        print(f"ui: {error}; see {given.shots / 'mdms_dev.log'}", file=sys.stderr)
+    except (Broken, httpx.HTTPError) as error:
+        print(f"ui: {error or type(error).__name__}; see {given.shots / 'mdms_dev.log'}", file=sys.stderr)
         return 1
     return 0
 

@@ -15,7 +15,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ FAILED_SHARE = 0.05  # besides, for the logs of runs that failed
 RESTING = 60.0  # s since a run ended until its log may go
 RUN_DAYS, FAILED_DAYS = 3, 30  # that the row of a run stays
 SKIPPED_TICK_HOURS = 6
+RUNLESS_KEPT = 5_000  # events of no run: what sensors report
 CHUNK = 2_000  # rows deleted in one transaction
 VACUUM_FROM = 64 * 2**20  # bytes of free pages, and half of the file, from which the file itself is made smaller
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
@@ -73,12 +74,14 @@ def prune(home: Path, allowed: int, now: float | None = None) -> Pruned:
 
 def _prune_logs(home: Path, allowed: int, share: float, now: float) -> tuple[int, int]:
     """(logs forgotten, events deleted)"""
-    runs = _runs(home)
-    kept = _kept(runs, share * allowed, FAILED_SHARE * allowed, now)
-    gone = [run_id for run_id in _logs(home) if run_id not in kept and run_id]
+    index = home / "history" / "runs" / "index.db"
+    last, logs = _last_event(index), _logs(home)  # before the runs are read: what is written meanwhile is not touched
+    kept = _kept(_runs(home, logs), share * allowed, FAILED_SHARE * allowed, now)
+    gone = [run_id for run_id in logs if run_id not in kept and run_id]
     for run_id in gone:
         _forget(home, run_id)
-    return len(gone), _prune_index(home / "history" / "runs" / "index.db", kept)
+    _trim(home / "history" / "runs" / ".db")
+    return len(gone), _prune_index(index, kept, last)
 
 
 def _kept(runs: Sequence[_Run], budget: float, failed_budget: float, now: float) -> set[str]:
@@ -98,12 +101,11 @@ def _kept(runs: Sequence[_Run], budget: float, failed_budget: float, now: float)
     return kept
 
 
-def _runs(home: Path) -> list[_Run]:
+def _runs(home: Path, sizes: Mapping[str, int]) -> list[_Run]:
     with _open(home / "history" / "runs.db") as connection:
         rows = connection.execute(
             "SELECT run_id, status, coalesce(end_time, strftime('%s', update_timestamp), 0) FROM runs ORDER BY id DESC"
         ).fetchall()
-    sizes = _logs(home)
     return [_Run(run_id, status != "SUCCESS", status in FINISHED, float(at), sizes.get(run_id, 0)) for run_id, status, at in rows]
 
 
@@ -126,11 +128,11 @@ def _forget(home: Path, run_id: str) -> None:
     shutil.rmtree(home / "storage" / run_id, ignore_errors=True)
 
 
-def _prune_index(file: Path, kept: set[str]) -> int:
-    """Delete the events of runs that are not kept, but for the newest of each kind; how many."""
+def _prune_index(file: Path, kept: set[str], last: int) -> int:
+    """Delete the events up to `last` of runs that are not kept, but for the newest of each kind; how many."""
     with _open(file) as connection:
         newest = _newest(connection)
-        events = connection.execute("SELECT id, run_id FROM event_logs").fetchall()  # answered by an index alone
+        events = connection.execute("SELECT id, run_id FROM event_logs WHERE id <= ?", [last]).fetchall()
         doomed = [event for event, run_id in events if run_id not in kept and event not in newest]
         checks = connection.execute("SELECT max(id) FROM asset_check_executions GROUP BY asset_key, check_name, partition").fetchall()
         old_checks = connection.execute("SELECT id, run_id FROM asset_check_executions").fetchall()
@@ -141,6 +143,19 @@ def _prune_index(file: Path, kept: set[str]) -> int:
         _delete(connection, "event_logs", "id", doomed)
         _shrink(connection)
     return len(doomed)
+
+
+def _trim(file: Path) -> None:
+    """Of the events that belong to no run, the newest stay."""
+    if file.exists():
+        with _open(file) as connection:
+            connection.execute("DELETE FROM event_logs WHERE id <= (SELECT max(id) FROM event_logs) - ?", [RUNLESS_KEPT])
+
+
+def _last_event(file: Path) -> int:
+    with _open(file) as connection:
+        row = connection.execute("SELECT coalesce(max(id), 0) FROM event_logs").fetchone()
+    return int(row[0])
 
 
 def _newest(connection: sqlite3.Connection) -> set[int]:
@@ -166,7 +181,7 @@ def _prune_runs(home: Path, now: float) -> int:
     latest = now - RUN_DAYS * 86_400
     old = [
         run.run_id
-        for run in _runs(home)
+        for run in _runs(home, {})
         if run.finished and run.run_id not in needed and run.ended_at < (now - FAILED_DAYS * 86_400 if run.failed else latest)
     ]
     with _open(home / "history" / "runs.db") as connection:

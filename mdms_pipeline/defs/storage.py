@@ -175,6 +175,15 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
 
     def _store_batch(self, events: Sequence[EventLogEntry]) -> None:
         rows = [self._event_to_row(event) for event in events]
+        try:
+            self._write_batch(events, rows)
+        except db.exc.OperationalError as error:
+            if "no such table: run." not in str(error):
+                raise
+            self._initialized_dbs.discard(events[0].run_id)  # a prune took the run's file away at this very moment: make it anew
+            self._write_batch(events, rows)
+
+    def _write_batch(self, events: Sequence[EventLogEntry], rows: Sequence[dict[str, Any]]) -> None:
         with self._batch_transaction(events[0].run_id) as conn:
             conn.execute(_event_logs(schema="run").insert(), rows)
             first = conn.execute(db.text("SELECT coalesce(max(id), 0) + 1 FROM main.event_logs")).scalar_one()

@@ -33,6 +33,9 @@ ASSETS = {
     "breakout_on_volume": ["screen_results"],
     "pullback_in_uptrend": ["screen_results"],
     "volatility_squeeze": ["screen_results"],
+    "backtest_breakout": ["atr", "candles", "highest", "sma"],
+    "backtest_pullback": ["atr", "candles", "rsi", "sma"],
+    "backtest_trend_following": ["atr", "candles", "sma"],
 }
 
 # Every variant that is kept unasked, and what it reads.
@@ -87,7 +90,7 @@ def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.description, key
-        assert node.group_name in ("collect", "calculate", "screen", "rankings"), key
+        assert node.group_name in ("collect", "calculate", "screen", "rankings", "backtests"), key
         assert node.owners == ["team:market-data"], key
         assert node.kinds, key
 

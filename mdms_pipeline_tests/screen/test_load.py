@@ -234,3 +234,19 @@ def _fault(text):
     except YamlError as error:
         return error
     return None
+
+
+@pytest.mark.parametrize("cron", ["5 0 * * *", "*/15 * * * *", "0,30 9-17/2 1 1-6 0", "0  0 * * 7"])
+def test_a_screen_may_name_its_own_times(tmp_path, cron):
+    screen = load_screen(write(tmp_path / "dips.yaml", GOOD + f'    schedule: "{cron}"\n'), VOCABULARY)
+    assert isinstance(screen, Screen)
+    assert screen.schedule == " ".join(cron.split())
+    assert screen.fingerprint == load_screen(write(tmp_path / "dips.yaml", GOOD), VOCABULARY).fingerprint
+
+
+@pytest.mark.parametrize("cron", ["often", "* * * *", "60 * * * *", "* 24 * * *", "5-1 * * * *", "*/0 * * * *", "0 0 0 * *", "@daily"])
+def test_times_that_cannot_be(tmp_path, cron):
+    (error,) = load_screen(write(tmp_path / "dips.yaml", GOOD + f'    schedule: "{cron}"\n'), VOCABULARY)
+    assert error.field == "schedule"
+    assert "this is no time of cron's" in str(error)
+    assert "'5 0 * * *'" in str(error)
