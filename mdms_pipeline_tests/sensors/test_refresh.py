@@ -182,9 +182,7 @@ def test_without_a_universe_no_run(empty):
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
 def test_a_run_whose_process_is_gone_is_failed_and_holds_up_nothing(house, status):
     host, boot, pid, start = this_process().split(":")
-    run = create_run_for_test(
-        house.instance, job_name=JOB, status=status, tags={PROCESS_TAG: f"{host}:{boot}:{pid}:{int(start) - 1}"}
-    )
+    run = create_run_for_test(house.instance, job_name=JOB, status=status, tags={PROCESS_TAG: f"{host}:{boot}:{pid}:{int(start) - 1}"})
     house.clock.now += 60
     house.tick()
     assert house.instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
