@@ -18,13 +18,11 @@ from mdms_pipeline.store import Warehouse
 from mdms_pipeline_tests.end_to_end.dagster_record import in_tables, newest, statuses
 from mdms_pipeline_tests.support import Mdms, bits, broken, environment, mdms, rows
 
-MARKETS = {"MDMS_SYMBOLS": "KRW-BTC,KRW-ETH", "MDMS_HISTORY": "40"}
-
 
 def run(home: Path, at: Instant) -> float:
     """Run to the end; the seconds that it takes."""
     began = time.monotonic()
-    said = mdms("run", given=environment(home, at, **MARKETS))
+    said = mdms("run", given=environment(home, at))
     assert (said.code, said.err) == (0, ""), said
     return time.monotonic() - began
 
@@ -32,7 +30,7 @@ def run(home: Path, at: Instant) -> float:
 def strike(home: Path, at: Instant, seconds: float) -> bool:
     """Begin a run and kill it after so many seconds; whether it was still running then."""
     with tempfile.TemporaryDirectory() as folder:
-        begun = Mdms(["run"], environment(home, at, **MARKETS), Path(folder) / "said")
+        begun = Mdms(["run"], environment(home, at), Path(folder) / "said")
         begun.process.join(seconds)
         begun.process.kill()
         said = begun.wait()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mdms_pipeline.store import Warehouse
+from mdms_pipeline_tests.end_to_end.conftest import Ran
 from mdms_pipeline_tests.support import HOUR, NOW, Said, bits, environment, mdms
 
 NOBODY = 65534  # a user who owns nothing; where the tests are not run by root, they are run by such a one already
@@ -59,8 +60,8 @@ ASKED = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), ASKED, ids=[" ".join(arguments) for arguments, _ in ASKED])
-def test_what_is_asked_for_does_not_exist(first_run: tuple[Path, Said], arguments: list[str], words: list[str]) -> None:
-    is_clear(mdms(*arguments, given=environment(first_run[0])), *words)
+def test_what_is_asked_for_does_not_exist(first_run: Ran, arguments: list[str], words: list[str]) -> None:
+    is_clear(mdms(*arguments, given=environment(first_run.home)), *words)
 
 
 def test_wrong_usage(home: Path) -> None:

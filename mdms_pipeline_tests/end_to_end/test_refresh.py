@@ -19,8 +19,9 @@ from mdms_pipeline.defs.resources import Mdms
 from mdms_pipeline.defs.run import refresh
 from mdms_pipeline.sandbox import Fault, Sandbox, create_app
 from mdms_pipeline.store import Warehouse
+from mdms_pipeline_tests.end_to_end.conftest import Ran
 from mdms_pipeline_tests.end_to_end.dagster_record import in_tables, instance_of, newest, statuses, steps
-from mdms_pipeline_tests.support import HOUR, NOW, Clock, Said, ask, bits, broken, environment, mdms, rows, settings
+from mdms_pipeline_tests.support import HOUR, NOW, Clock, ask, bits, broken, environment, mdms, rows, settings
 
 GRID = ("candles", *KINDS, "screen_results")
 SYMBOLS = ("KRW-BTC", "KRW-ETH", "KRW-XRP")
@@ -33,11 +34,10 @@ def opened(home: Path, exchange: str = "sandbox") -> Warehouse:
 # ---- the first run
 
 
-def test_one_run_materializes_every_partition_of_every_asset(first_run: tuple[Path, Said]) -> None:
-    home, said = first_run
-    assert (said.code, said.err) == (0, "")
-    report = json.loads(said.out)
-    assert report["succeeded"]
+def test_one_run_materializes_every_partition_of_every_asset(first_run: Ran) -> None:
+    home = first_run.home
+    assert (first_run.said.code, first_run.said.err) == (0, "")
+    assert first_run.report["succeeded"]
     assert statuses(home) == ["SUCCESS"]
     record = newest(home)
     assert {asset: set(record[asset]) for asset in GRID} == {asset: {f"{symbol}|1h" for symbol in SYMBOLS} for asset in GRID}
@@ -48,10 +48,10 @@ def test_one_run_materializes_every_partition_of_every_asset(first_run: tuple[Pa
     assert rows(warehouse, "SELECT count(*), count(DISTINCT (symbol, opened_at)) FROM indicators") == [(180, 180)]
 
 
-def test_the_plan_is_the_order_of_the_run(first_run: tuple[Path, Said], home: Path) -> None:
+def test_the_plan_is_the_order_of_the_run(first_run: Ran, home: Path) -> None:
     plan = json.loads(mdms("plan", "--json", given=environment(home)).out)
     planned = list(dict.fromkeys(entry["indicator"].split("(")[0] for entry in plan["order"]))
-    taken = steps(first_run[0])
+    taken = steps(first_run.home)
     assert [step for step in taken if step in KINDS] == planned
     assert list(dict.fromkeys(step["step"] for step in plan["steps"])) == ["candles", *planned]
     assert taken.index("candles") == 0
@@ -126,6 +126,8 @@ def test_one_market_that_fails_stops_no_other(home: Path) -> None:
         assert record["candles"] == {"KRW-BTC|1h": "2026-11-20T08:00:00Z", "KRW-ETH|1h": None, "KRW-XRP|1h": "2026-11-20T08:00:00Z"}
         assert record["rsi"] == record["candles"]
         assert check(home, given, "fresh") == (False, ["KRW-ETH 1h answered 400: no"])
+        told = {table: {name: at for name, at in record[table].items() if at is not None} for table in ("candles", *KINDS)}
+        assert told == in_tables(opened(home, url))
         exchange.faults = None
         again = mdms("run", "--json", given=given)
     assert again.code == 0
@@ -191,11 +193,11 @@ def test_each_candle_check_finds_a_row_that_breaks_it(ran: Path) -> None:
 # ---- the layers apart
 
 
-def test_the_layers_apart_make_the_same_tables(first_run: tuple[Path, Said], home: Path) -> None:
+def test_the_layers_apart_make_the_same_tables(first_run: Ran, home: Path) -> None:
     given = environment(home)
     for command in ("collect", "calculate", "screen"):
         said = mdms(command, given=given)
         assert (said.code, said.err) == (0, ""), command
-    assert bits(opened(home)) == bits(opened(first_run[0]))
+    assert bits(opened(home)) == bits(opened(first_run.home))
     screened = "SELECT screen, instant, symbol, verdict, place, rank_value, details FROM screen_results ORDER BY ALL"
-    assert rows(opened(home), screened) == rows(opened(first_run[0]), screened)
+    assert rows(opened(home), screened) == rows(opened(first_run.home), screened)

@@ -10,10 +10,9 @@ from typing import Any
 
 from mdms_pipeline.calculate.catalog import KINDS
 from mdms_pipeline.store import Warehouse
+from mdms_pipeline_tests.end_to_end.conftest import Ran
 from mdms_pipeline_tests.end_to_end.dagster_record import newest, statuses
-from mdms_pipeline_tests.support import HOUR, NOW, Mdms, Said, beside, bits, broken, environment, rows
-
-LATER = NOW + HOUR
+from mdms_pipeline_tests.support import HOUR, NOW, Mdms, beside, bits, broken, environment, rows
 
 
 def opened(home: Path) -> Warehouse:
@@ -34,32 +33,30 @@ def is_whole(home: Path, like: Path) -> None:
     assert set(statuses(home)) == {"SUCCESS"}
 
 
-def test_two_first_runs_at_once(first_run: tuple[Path, Said], home: Path, tmp_path: Path) -> None:
-    """In a home that neither has seen: also the warehouse and Dagster's files are made by both."""
-    given = environment(home)
-    both = [Mdms(["run", "--json"], given, tmp_path / f"said{number}") for number in (1, 2)]
-    for said in [one.wait() for one in both]:
-        assert (said.code, said.err) == (0, "")
-    is_whole(home, first_run[0])
-
-
-def hold_lock(ready: Any, path: Path, seconds: float) -> None:
-    handle = os.open(path, os.O_RDWR)
+def hold_lock(ready: Any, home: Path, seconds: float) -> None:
+    home.mkdir(exist_ok=True)
+    handle = os.open(home / "mdms.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(handle, fcntl.LOCK_EX)
     ready.set()
     time.sleep(seconds)
 
 
-def test_two_at_once_while_another_process_holds_the_lock(ran: Path, tmp_path: Path) -> None:
-    alone = Mdms(["run", "--json"], environment(ran, LATER), tmp_path / "alone")
-    assert alone.wait().code == 0
-    home = tmp_path / "other"
-    first = Mdms(["run", "--json"], environment(home), tmp_path / "first")
-    assert first.wait().code == 0
-    given = environment(home, LATER)
-    with beside(hold_lock, home / "mdms.lock", 5.0):
-        both = [Mdms(["run", "--json"], given, tmp_path / f"said{number}") for number in (1, 2)]
+def run_twice(home: Path, at: int, folder: Path) -> None:
+    """Two runs at once, both of which have to wait for the lock at first."""
+    given = environment(home, at)
+    with beside(hold_lock, home, 5.0):
+        both = [Mdms(["run", "--json"], given, folder / f"said{number}") for number in (1, 2)]
         assert all(one.process.is_alive() for one in both)
     for said in [one.wait() for one in both]:
         assert (said.code, said.err) == (0, "")
-    is_whole(home, ran)
+
+
+def test_two_first_runs_at_once(first_run: Ran, home: Path, tmp_path: Path) -> None:
+    """In a home that neither has seen: also the warehouse and Dagster's files are made by both."""
+    run_twice(home, NOW, tmp_path)
+    is_whole(home, first_run.home)
+
+
+def test_two_at_once_over_what_is_there(ran: Path, second_run: Ran, tmp_path: Path) -> None:
+    run_twice(ran, NOW + HOUR, tmp_path)
+    is_whole(ran, second_run.home)

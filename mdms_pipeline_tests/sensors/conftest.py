@@ -14,17 +14,19 @@ import dagster as dg
 import httpx
 import pytest
 
+from mdms_pipeline import definitions
+from mdms_pipeline.calculate.catalog import closure
 from mdms_pipeline.collect.budget import MemoryBudget
 from mdms_pipeline.collect.client import Exchange
 from mdms_pipeline.collect.pace import Ledger, Pace
-from mdms_pipeline.definitions import build
-from mdms_pipeline.defs import sensors
+from mdms_pipeline.defs import due, sensors
 from mdms_pipeline.defs.resources import Mdms, WarehouseResource
 from mdms_pipeline.defs.run import refresh, use_home
 from mdms_pipeline.sandbox import Sandbox, create_app
 from mdms_pipeline.screen.look import screens_of
 from mdms_pipeline.settings import Settings
 from mdms_pipeline.store import Warehouse
+from mdms_pipeline.vocabulary import parse_indicator
 
 from ..support import EXCHANGE, Clock, settings
 
@@ -61,7 +63,7 @@ class House:
 
     @cached_property
     def definitions(self) -> dg.Definitions:
-        return build(self.mdms)
+        return definitions.build(self.mdms)
 
     def context(self, name: str) -> dg.SensorEvaluationContext:
         return dg.build_sensor_context(self.instance, cursor=self.cursors.get(name), resources={"warehouse": self.resource()})
@@ -111,6 +113,8 @@ def house_in(home: Path, **more: str) -> Iterator[House]:
     clock = Clock()
     wanted = settings(home, ",".join(SYMBOLS), TIMEFRAMES, 60, **more)
     with pytest.MonkeyPatch.context() as patch:
+        for module in (definitions, due):  # what is tested here does not hang on how many indicators there are
+            patch.setattr(module, "kept_indicators", lambda settings: closure([parse_indicator("rsi(14)")]))
         for name in ("DAGSTER_HOME", "DAGSTER_EVENT_BATCH_SIZE", "DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS"):
             patch.setenv(name, "")
             patch.delenv(name)

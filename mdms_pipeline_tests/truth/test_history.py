@@ -105,7 +105,8 @@ def test_pages_left_is_what_it_takes_where_every_slot_has_a_trade(name: str) -> 
             assert pages == foreseen
 
 
-def test_markets_that_a_ticker_shows_to_be_quiet_need_no_page(warehouse: Warehouse, exchange: Sandbox, now: Clock) -> None:
+def test_markets_that_a_ticker_shows_to_be_quiet_need_no_page(warehouse: Warehouse, now: Clock) -> None:
+    exchange = Sandbox(clock=now)
     symbols = [market.code for market in exchange.markets() if market.quote == "KRW"][-40:]
 
     async def main(_: Callable[[], float]) -> filling.Filled:

@@ -125,9 +125,9 @@ time.tzset()
 sys.path.insert(0, {root!r})
 from mdms_pipeline.sandbox import Sandbox
 from mdms_pipeline_tests.support import Clock
-from mdms_pipeline_tests.truth.world import World
+from mdms_pipeline_tests.truth.world import World, few
 clock = Clock()
-world = World(Path(sys.argv[1]), Sandbox(clock=clock), "KRW-BTC,KRW-META", "1h,1M")
+world = World(Path(sys.argv[1]), few(Sandbox(clock=clock)), "KRW-BTC,KRW-META", "1h,1M")
 world.refresh()
 clock.now += 86_400
 world.refresh()

@@ -25,6 +25,7 @@ from mdms_pipeline_tests.support import ask, bits, calculate, rows, settings, vi
 
 SINCE = instant("2026-11-12")  # after the last maintenance hole
 INDICATORS = (KINDS["rsi"].usual, KINDS["macd"].usual)  # with what they read: windowed, recursive, and one upon the other
+MARKETS = ("KRW-BTC", "KRW-ETH", "KRW-XRP", "KRW-META", "KRW-KAS", "BTC-ETH")
 SCREEN = """title: All that are known
 timeframe: 1h
 where:
@@ -34,6 +35,12 @@ columns: [close]
 limit: 50
 max_age: 3
 """
+
+
+def few(sandbox: Sandbox) -> Sandbox:
+    """The same exchange with MARKETS only."""
+    sandbox._markets = {code: market for code, market in sandbox._markets.items() if code in MARKETS}
+    return sandbox
 
 
 class World:
