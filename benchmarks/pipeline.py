@@ -175,7 +175,7 @@ def calculate(chosen: argparse.Namespace) -> dict[str, Any]:
     started, rows = time.perf_counter(), 0
     for kind in KINDS.values():
         mine = [indicator for indicator in defaults() if indicator.kind is kind]
-        rows += sum(sum(advance(warehouse, mine, name, symbols).rows.values()) for name in FRAMES)
+        rows += sum(sum(done.rows.values()) for done in advance(warehouse, mine, dict.fromkeys(FRAMES, symbols)))
     return {"rows": rows, "inside": time.perf_counter() - started}
 
 

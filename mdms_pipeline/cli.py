@@ -290,7 +290,7 @@ def calculate(symbols: Sequence[str], timeframes: Sequence[str], as_json: bool) 
         for kind in KINDS.values():
             mine = [indicator for indicator in kept if indicator.kind is kind]
             with progress(kind.name, len(markets) * len(frames)) as advanced:
-                done += [advance(warehouse, mine, name, markets, progress=advanced) for name in frames if mine]
+                done += advance(warehouse, mine, dict.fromkeys(frames, markets), progress=advanced) if mine else []
     rows = [
         {"indicator": step.kind, "timeframe": step.timeframe,
          **{mode: step.count(mode) for mode in ("hit", "incremental", "from start", "skipped")},

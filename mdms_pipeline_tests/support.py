@@ -146,8 +146,8 @@ def calculate(
     done = {}
     for kind in KINDS.values():
         mine = [indicator for indicator in wanted if indicator.kind is kind]
-        for frame in frames if mine else ():
-            done[kind.name, frame] = advance(warehouse, mine, frame, symbols, now=lambda: NOW)
+        steps = advance(warehouse, mine, dict.fromkeys(frames, symbols), now=lambda: NOW) if mine else []
+        done.update({(step.kind, step.timeframe): step for step in steps})
     return done
 
 

@@ -44,7 +44,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     store(warehouse, "KRW-BTC", hours(BARS))
     store(warehouse, "KRW-ETH", hours(BARS, seed=4))
     for indicator in stored():
-        advance(warehouse, [indicator], "1h", ["KRW-BTC"])
+        advance(warehouse, [indicator], {"1h": ["KRW-BTC"]})
     return settings
 
 
@@ -81,7 +81,7 @@ def test_an_indicator_that_is_behind_its_candles_is_calculated(tmp_path: Path) -
     settings = Settings.load({"MDMS_HOME": str(tmp_path), "MDMS_EXCHANGE_URL": "sandbox"})
     warehouse, candles = Warehouse(settings.warehouse, settings.exchange_url), hours(BARS)
     store(warehouse, "KRW-BTC", candles[: BARS - 10])
-    advance(warehouse, [parse_indicator("ema(12)")], "1h", ["KRW-BTC"])
+    advance(warehouse, [parse_indicator("ema(12)")], {"1h": ["KRW-BTC"]})
     store(warehouse, "KRW-BTC", candles[BARS - 10 :])
     found = mdms_pipeline.frame("ema(12)", "KRW-BTC", "1h", settings)
     assert found["ema_12"].to_numpy().tobytes() == calculate([parse_indicator("ema(12)")], candles)["ema_12"].tobytes()

@@ -1,9 +1,9 @@
-"""Carry one kind of indicator forward over one timeframe: stored candles and upstream columns in, rows and memories out.
+"""Carry one kind of indicator forward: stored candles and upstream columns in, rows and memories out.
 
 1. `due`     compares a memory with what it was calculated from: hit, incremental, from start, or not possible yet (pure)
 2. `_load`   reads the due bars of the declared columns, and no other
 3. `_run`    the kernels, symbols on threads
-4. `store_advances` writes rows and memories in one transaction; who was overtaken meanwhile is left out
+4. `store_advances` writes rows and memories of all timeframes in one transaction; who was overtaken meanwhile is left out
 """
 
 from __future__ import annotations
@@ -124,39 +124,43 @@ def _mode(mark: str, mine: Memory | None, reads: Mapping[str, int], until: Insta
 def advance(
     warehouse: Warehouse,
     indicators: Sequence[Indicator],
-    timeframe: str,
-    symbols: Sequence[str],
+    asked: Mapping[str, Sequence[str]],
     now: Callable[[], float] = time.time,
     run_id: str | None = None,
     progress: Callable[[int], None] = lambda symbols: None,
-) -> Done:
-    """Bring the `indicators`, all of one kind, up to what they read, for these symbols. Writes chunk by chunk; safe to repeat.
+) -> list[Done]:
+    """Bring the `indicators`, all of one kind, up to what they read, for the symbols `asked` of each timeframe. Safe to repeat.
 
-    A chunk is as many symbols, or of one symbol as many bars, as the memory allows: the next piece goes on from the memory of the last.
+    Works and writes chunk by chunk. A chunk is as many symbols, over all timeframes, or of one symbol as many bars, as the memory
+    allows: the next piece goes on from the memory of the last.
     """
     kind = indicators[0].kind.name
     started, clock = int(now()), time.perf_counter()
-    before: dict[str, list[Due]] = {}  # what was due at the beginning
-    rows: Counter[str] = Counter()
-    bars, pending = 0, list(symbols)
-    done = _done(kind, timeframe, {}, rows, 0, 0.0)
+    before: dict[str, dict[str, list[Due]]] = {}  # timeframe -> what was due at the beginning
+    rows: dict[str, Counter[str]] = {name: Counter() for name in asked}
+    bars: Counter[str] = Counter()
+    pending = dict(asked)
+    done: list[Done] = []
     while pending:
         with warehouse.read() as connection:  # bars and memories of one chunk are of one moment
-            plan = _plan(connection, indicators, timeframe, pending)
-            before = before or plan
-            chunk = _next_chunk(connection, plan, timeframe, warehouse.memory_mb)
-            loaded = _load(connection, chunk.work, timeframe)
-        advances = _run(loaded, timeframe)
-        bars += sum(len(advance.opened_at) for advance in advances)
+            plans = {name: _plan(connection, indicators, name, symbols) for name, symbols in pending.items()}
+            before = before or plans
+            chunks = _next_chunks(connection, plans, warehouse.memory_mb)
+            loaded = {name: _load(connection, chunk.work, name) for name, chunk in chunks.items()}
+        advances = {name: _run(loaded.pop(name), name) for name in chunks}
+        bars.update({name: sum(len(advance.opened_at) for advance in made) for name, made in advances.items()})
         with warehouse.write() as connection:
-            stored = _store(connection, kind, advances, timeframe, int(now()), run_id)
-            rows.update(stored)
-            pending = [*(symbol for symbol in chunk.unfinished if symbol in stored), *chunk.later]
+            for name, chunk in chunks.items():
+                stored = _store(connection, kind, advances.pop(name), name, int(now()), run_id)
+                rows[name].update(stored)
+                pending[name] = [*(symbol for symbol in chunk.unfinished if symbol in stored), *chunk.later]
+            pending = {name: symbols for name, symbols in pending.items() if symbols}
             if not pending:
-                done = _done(kind, timeframe, before, rows, bars, time.perf_counter() - clock)
-                note_work(connection, _work(done, run_id, started))
-        progress(len(chunk.symbols) - len(chunk.unfinished))
-    progress(sum(not _to_do(dues) for dues in before.values()))
+                done = _done(kind, before, rows, bars, time.perf_counter() - clock)
+                for step in done:
+                    note_work(connection, _work(step, run_id, started))
+        progress(sum(len(chunk.symbols) - len(chunk.unfinished) for chunk in chunks.values()))
+    progress(sum(not _to_do(dues) for plan in before.values() for dues in plan.values()))
     return done
 
 
@@ -201,23 +205,34 @@ def _to_do(dues: Sequence[Due]) -> list[Due]:
     return [item for item in dues if item.mode in (INCREMENTAL, FROM_START)]
 
 
-def _next_chunk(connection: duckdb.DuckDBPyConnection, plan: Mapping[str, list[Due]], timeframe: str, memory_mb: int) -> _Chunk:
-    """As many symbols as fit into the share of the memory that chunks may take; at least a piece of one."""
+def _next_chunks(connection: duckdb.DuckDBPyConnection, plans: Mapping[str, Mapping[str, list[Due]]], memory_mb: int) -> dict[str, _Chunk]:
+    """Timeframe -> as many symbols as fit into the share of the memory that chunks may take; at least a piece of one."""
+    room = memory_mb * 2**20 * CHUNK_SHARE
+    chunks: dict[str, _Chunk] = {}
+    for name, plan in plans.items():
+        begun = any(chunk.symbols for chunk in chunks.values())
+        chunks[name], room = _next_chunk(connection, plan, name, room, begun)
+    return chunks
+
+
+def _next_chunk(
+    connection: duckdb.DuckDBPyConnection, plan: Mapping[str, list[Due]], timeframe: str, room: float, begun: bool
+) -> tuple[_Chunk, float]:
+    """What fits into `room` bytes, and the room left; a piece of a symbol that does not fit, unless the chunk has `begun`."""
     todo = {symbol: work for symbol, dues in plan.items() if (work := _to_do(dues))}
     seen = {symbol: standing.bars for (symbol, _), standing in standings(connection, [(s, timeframe) for s in todo]).items()}
-    room = memory_mb * 2**20 * CHUNK_SHARE
-    taken = 0.0
     chosen: list[str] = []
     for symbol, work in todo.items():
-        taken += _width(work) * _bars_due(work, seen[symbol])
-        if chosen and taken > room:
+        needed = _width(work) * _bars_due(work, seen[symbol])
+        if needed > room and (chosen or begun):
             break
         chosen.append(symbol)
+        if needed > room:
+            piece = _first_piece(connection, work, timeframe, max(MIN_PIECE, int(room / _width(work))))
+            return _Chunk(chosen, piece, chosen, [other for other in todo if other != symbol]), 0.0
+        room -= needed
     later = [symbol for symbol in todo if symbol not in set(chosen)]
-    if len(chosen) == 1 and taken > room:
-        work = _first_piece(connection, todo[chosen[0]], timeframe, max(MIN_PIECE, int(room / _width(todo[chosen[0]]))))
-        return _Chunk(chosen, work, chosen, later)
-    return _Chunk(chosen, [item for symbol in chosen for item in todo[symbol]], [], later)
+    return _Chunk(chosen, [item for symbol in chosen for item in todo[symbol]], [], later), 0.0 if later else room
 
 
 def _width(work: Sequence[Due]) -> int:
@@ -354,7 +369,16 @@ def _store(
     return counts
 
 
-def _done(kind: str, timeframe: str, plan: Mapping[str, list[Due]], rows: Mapping[str, int], bars: int, seconds: float) -> Done:
+def _done(
+    kind: str, plans: Mapping[str, Mapping[str, list[Due]]], rows: Mapping[str, Mapping[str, int]], bars: Mapping[str, int], seconds: float
+) -> list[Done]:
+    """What became of each timeframe. They are calculated together: each is said to have taken its share of the bars."""
+    total = sum(bars.values())
+    shares = {name: bars[name] / total if total else 1 / len(plans) for name in plans}
+    return [_done_of(kind, name, plan, rows[name], bars[name], shares[name] * seconds) for name, plan in plans.items()]
+
+
+def _done_of(kind: str, timeframe: str, plan: Mapping[str, list[Due]], rows: Mapping[str, int], bars: int, seconds: float) -> Done:
     order = (SKIPPED, FROM_START, INCREMENTAL, HIT)
     worst = {symbol: min(dues, key=lambda item: order.index(item.mode)) for symbol, dues in plan.items()}
     return Done(

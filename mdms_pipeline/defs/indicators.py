@@ -39,7 +39,7 @@ def indicator_asset(kind: Kind, indicators: Sequence[Indicator]) -> dg.AssetsDef
         store = warehouse.warehouse
         asked = by_timeframe(partitions_of(context))
         with mdms.progress(kind.name, sum(map(len, asked.values()))) as advanced:
-            done = [advance(store, indicators, name, symbols, mdms.clock, context.run.run_id, advanced) for name, symbols in asked.items()]
+            done = advance(store, indicators, asked, mdms.clock, context.run.run_id, advanced)
         _tell(context, done)
         return dg.MaterializeResult(metadata=_totals(done))
 

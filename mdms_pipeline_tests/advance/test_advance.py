@@ -95,19 +95,19 @@ def test_what_is_quarantined_waits_alone(warehouse: Warehouse) -> None:
 
 def test_an_indicator_alone_stops_where_its_upstream_does_and_says_so(warehouse: Warehouse) -> None:
     def rsi_alone() -> tuple[str, str | None, int]:
-        done = advance(warehouse, [rsi(14)], "1h", ["KRW-BTC"])
+        [done] = advance(warehouse, [rsi(14)], {"1h": ["KRW-BTC"]})
         return done.modes["KRW-BTC"], done.reasons.get("KRW-BTC"), (done.newest.get("KRW-BTC", START - HOUR) - START) // HOUR
 
     sums = [sma("rise", 14), sma("fall", 14)]
     bring(warehouse, ["KRW-BTC"], 0, 40)
     assert rsi_alone() == (SKIPPED, "sma_rise_14 is not calculated yet", -1)
-    advance(warehouse, sums, "1h", ["KRW-BTC"])
+    advance(warehouse, sums, {"1h": ["KRW-BTC"]})
     assert rsi_alone() == (FROM_START, "first time", 39)
     bring(warehouse, ["KRW-BTC"], 40, 50)
     assert rsi_alone() == (HIT, "nothing new; stops where sma_rise_14 does", 39)
-    advance(warehouse, sums[:1], "1h", ["KRW-BTC"])
+    advance(warehouse, sums[:1], {"1h": ["KRW-BTC"]})
     assert rsi_alone() == (HIT, "nothing new; stops where sma_fall_14 does", 39)
-    advance(warehouse, sums, "1h", ["KRW-BTC"])
+    advance(warehouse, sums, {"1h": ["KRW-BTC"]})
     bring(warehouse, ["KRW-BTC"], 50, 60)
     assert rsi_alone() == (INCREMENTAL, "new bars; stops where sma_rise_14 does", 49)
     assert rows(warehouse, "SELECT count(*), count(rsi_14) FROM indicators") == [(60, 36)]
@@ -140,15 +140,16 @@ def test_any_portions_give_the_same_bits(warehouse: Warehouse) -> None:
 
 def test_pieces_as_small_as_can_be_give_the_same_bits(warehouse: Warehouse, tmp_path: Path) -> None:
     bars = 2_300
-    long = candles(START - 2_000 * HOUR, bars, seed=5)
+    long, coarse = candles(START - 2_000 * HOUR, bars, seed=5), candles(START - 8_000 * HOUR, 1_300, seed=6, frame="4h")
     straight = opened(tmp_path / "straight" / "mdms.duckdb")
     for one in (warehouse, straight):
         put(one, page("KRW-BTC", long[:2_100]), page("KRW-ETH", long[:700]), page("KRW-XRP", long[:1_100]))
+        put(one, page("KRW-ETH", coarse[:1_200], "4h"), page("KRW-XRP", coarse, "4h"))
     warehouse.memory_mb = 0  # what DuckDB may take was settled when it was opened
     for until in (0, bars):
         for one in (warehouse, straight):
             put(one, *([page("KRW-BTC", long[2_100:until])] if until else []))
-            done = calculate(one, ["KRW-BTC", "KRW-ETH", "KRW-XRP"], indicators=FEW)
+            done = calculate(one, ["KRW-BTC", "KRW-ETH", "KRW-XRP"], ("1h", "4h"), FEW)
             assert done["rsi", "1h"].rows["KRW-BTC"] == (200 if until else 2_100)
     assert bits(warehouse) == bits(straight)
     assert rows(warehouse, "SELECT DISTINCT bars = calculated FROM memory") == [(True,)]
@@ -186,7 +187,7 @@ def test_a_changed_upstream_changes_the_downstream(warehouse: Warehouse) -> None
                 connection.execute("DELETE FROM memory WHERE symbol = ? AND indicator = ?", [symbol, found.name])
     for kind in KINDS.values():
         mine = {symbol: edge for symbol, edge in symbols.items() if edge[0].kind is kind}
-        done = advance(warehouse, list({found for found, _ in mine.values()}), "1h", list(mine))
+        [done] = advance(warehouse, list({found for found, _ in mine.values()}), {"1h": list(mine)})
         assert done.modes == dict.fromkeys(mine, FROM_START)
         assert done.reasons == {
             symbol: f"{read.indicator.name} was revised" if isinstance(read, Output) else "first time" for symbol, (_, read) in mine.items()
@@ -207,7 +208,7 @@ def test_a_new_variant_is_a_new_column_and_no_other_work(warehouse: Warehouse) -
     calculate(warehouse, ["KRW-BTC", "KRW-ETH"])
     before = bits(warehouse)
     kept = [found for found in defaults() if found.kind is sma]
-    done = advance(warehouse, [*kept, sma(37)], "1h", ["KRW-BTC", "KRW-ETH"])
+    [done] = advance(warehouse, [*kept, sma(37)], {"1h": ["KRW-BTC", "KRW-ETH"]})
     assert done.modes == dict.fromkeys(["KRW-BTC", "KRW-ETH"], FROM_START)
     after = bits(warehouse)
     new = after["sma"].pop("sma_37")
@@ -217,7 +218,7 @@ def test_a_new_variant_is_a_new_column_and_no_other_work(warehouse: Warehouse) -
     assert done.bars == sum(bars for (bars,) in rows(warehouse, "SELECT bars FROM memory WHERE indicator = 'sma_37'"))
     straight = opened(warehouse.path.parent / "straight" / "mdms.duckdb")
     bring(straight, ["KRW-BTC", "KRW-ETH"], 0, 120)
-    advance(straight, [sma(37)], "1h", ["KRW-BTC", "KRW-ETH"])
+    advance(straight, [sma(37)], {"1h": ["KRW-BTC", "KRW-ETH"]})
     assert new == bits(straight, ["sma"])["sma"]["sma_37"]
 
 
@@ -252,7 +253,7 @@ def test_a_mended_kernel_is_run_from_the_start_and_so_is_all_that_reads_it(wareh
     bring(warehouse, ["KRW-BTC"], 0, 20)
 
     def step(found: Indicator) -> tuple[str, str | None]:
-        done = advance(warehouse, [found], "1h", ["KRW-BTC"])
+        [done] = advance(warehouse, [found], {"1h": ["KRW-BTC"]})
         return done.modes["KRW-BTC"], done.reasons.get("KRW-BTC")
 
     old, new = copied(1), copied(2)
@@ -270,7 +271,7 @@ def test_a_mended_kernel_in_pieces(warehouse: Warehouse) -> None:
     put(warehouse, page("KRW-BTC", long))
     for version in (1, 2):
         warehouse.memory_mb = 0 if version == 2 else 200
-        advance(warehouse, [copied(version)()], "1h", ["KRW-BTC"])
+        advance(warehouse, [copied(version)()], {"1h": ["KRW-BTC"]})
         assert rows(warehouse, "SELECT count(*), count(DISTINCT opened_at), bool_and(base = ? * close) FROM indicators", version) == [
             (2_300, 2_300, True)
         ]
@@ -347,7 +348,7 @@ def test_tables_out_of_step_are_refused(warehouse: Warehouse, damage: str, asked
         connection.execute(damage)
     before = bits(warehouse)
     with pytest.raises(StoreError, match=r"KRW-BTC 1h.*DELETE FROM"):
-        advance(warehouse, [asked], "1h", ["KRW-BTC"])
+        advance(warehouse, [asked], {"1h": ["KRW-BTC"]})
     assert bits(warehouse) == before
 
 
