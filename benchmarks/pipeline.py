@@ -45,9 +45,12 @@ def runs(chosen: argparse.Namespace) -> None:
     found: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": [], "idle": []}
     for _ in range(chosen.rounds):
         with tempfile.TemporaryDirectory() as folder:
-            for name, now in (("cold", NOW - HOUR), ("idle", NOW - HOUR), ("warm", NOW - HOUR + HOUR // 2 + HOUR)):
-                # the warm instant is half past: one hour candle has closed, nothing else
-                found[name].append(in_process(Path(folder), "refresh", at=now, history="400", symbols=f"top:{chosen.symbols}"))
+            home = Path(folder)
+            found["cold"].append(in_process(home, "refresh", NOW, symbols=f"top:{chosen.symbols}"))
+            found["idle"].append(in_process(home, "refresh", NOW, symbols=f"top:{chosen.symbols}"))
+            same = ",".join(symbols_of(home))  # by name: an hour later others would be among the first by turnover
+            in_process(home, "refresh", NOW, symbols=same)
+            found["warm"].append(in_process(home, "refresh", NOW + HOUR, symbols=same))  # one candle of 1h has closed, no other
     print(f"{chosen.symbols} symbols, medians of {chosen.rounds}, {os.cpu_count()} cores")
     print("| run | seconds with process start | of it collecting | calculating | rows written | requests | peak RSS MB |")
     print("|---|---|---|---|---|---|---|")
@@ -55,6 +58,14 @@ def runs(chosen: argparse.Namespace) -> None:
         middle = {key: statistics.median(result[key] for result in results) for key in results[0]}
         numbers = f"{middle['seconds']:.1f} | {middle['collecting']:.1f} | {middle['calculating']:.2f} | {middle['rows']:,.0f}"
         print(f"| {name} | {numbers} | {middle['requests']:.0f} | {middle['rss_mb']:.0f} |")
+
+
+def symbols_of(home: Path) -> list[str]:
+    """The markets whose candles a warehouse holds."""
+    import duckdb
+
+    with duckdb.connect(home / "mdms.duckdb", read_only=True) as connection:
+        return [symbol for (symbol,) in connection.execute("SELECT DISTINCT symbol FROM candles ORDER BY 1").fetchall()]
 
 
 def in_process(home: Path, task: str, at: int, history: str = "400", symbols: str = "top:120", bars: int = 0) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
-from matplotlib.figure import Figure
 
 from mdms_pipeline.backtest.check import Finding, look_ahead, warm_up
 from mdms_pipeline.backtest.find import history_of
@@ -87,6 +86,8 @@ def _metadata(result: Result) -> dict[str, Any]:
 
 def equity_picture(result: Result) -> bytes:
     """Equity beside buy and hold, and the drawdown, as a PNG."""
+    from matplotlib.figure import Figure  # half a second that a run with nothing to do need not spend
+
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     at = result.opened_at.astype("datetime64[s]")

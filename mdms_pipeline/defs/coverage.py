@@ -1,4 +1,4 @@
-"""The coverage picture beside the candles: one observation per step and hour, not one copy per partition."""
+"""The coverage picture beside the candles: one observation per step and six hours, not one copy per partition."""
 
 import base64
 from collections.abc import Sequence
@@ -7,13 +7,12 @@ from typing import Any
 import dagster as dg
 
 from mdms_pipeline.defs.resources import Mdms
-from mdms_pipeline.heatmap import picture
 from mdms_pipeline.market import HOUR, iso
 from mdms_pipeline.store import Warehouse
 from mdms_pipeline.store.candles import standings
 from mdms_pipeline.store.slots import Survey, survey
 
-EVERY = HOUR  # s between two pictures of the same timeframes
+EVERY = 6 * HOUR  # s between two pictures of the same timeframes
 AT_TAG, TIMEFRAMES_TAG = "mdms_at", "mdms_timeframes"  # when it was drawn, by the clock that candles follow, and of what
 
 
@@ -41,6 +40,8 @@ def _drawn_lately(context: dg.AssetExecutionContext, timeframes: Sequence[str], 
 
 def coverage_metadata(surveys: Sequence[Survey]) -> dict[str, Any]:
     """The totals as a table, the heat map as a picture, the maintenance holes as text."""
+    from mdms_pipeline.heatmap import picture  # matplotlib, half a second that most runs do not need
+
     names = ("expected", "traded", "no_trade", "maintenance", "unknown")
     rows = [f"| {one.timeframe} | " + " | ".join(f"{int(getattr(one, name).sum()):,}" for name in names) + " |" for one in surveys]
     head = f"| timeframe | {' | '.join(name.replace('_', ' ') for name in names)} |\n|{'-|' * 6}"

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import dagster as dg
@@ -15,8 +16,15 @@ from mdms_pipeline.defs.processes import sign
 from mdms_pipeline.progress import Progress, unwatched
 from mdms_pipeline.settings import Settings
 from mdms_pipeline.store import Warehouse
+from mdms_pipeline.store.warehouse import DEADLINE
 
 SENSOR_DEADLINE = 15.0  # s; Dagster ends a sensor's tick after 60
+
+
+@lru_cache(maxsize=4)
+def _warehouse(path: Path, exchange: str, memory_mb: int, deadline: float, no_trade: str | None, inode: int | None) -> Warehouse:
+    """The same for all steps of a process: its schema is looked at once. `inode`: that of another file in its place is looked at again."""
+    return Warehouse(path, exchange, memory_mb, deadline, no_trade)
 
 
 class WarehouseResource(DuckDBResource):
@@ -28,12 +36,16 @@ class WarehouseResource(DuckDBResource):
 
     @property
     def warehouse(self) -> Warehouse:
-        return Warehouse(Path(self.database), self.exchange, self.memory_mb, no_trade=self.no_trade)
+        return self._opened(DEADLINE)
 
     @property
     def impatient(self) -> Warehouse:
         """The warehouse for a sensor, which may not wait for long. Raises WarehouseBusy after SENSOR_DEADLINE."""
-        return Warehouse(Path(self.database), self.exchange, self.memory_mb, SENSOR_DEADLINE, self.no_trade)
+        return self._opened(SENSOR_DEADLINE)
+
+    def _opened(self, deadline: float) -> Warehouse:
+        path = Path(self.database)
+        return _warehouse(path, self.exchange, self.memory_mb, deadline, self.no_trade, path.stat().st_ino if path.exists() else None)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """The first thing that a run's own process does: say which one it is."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
-from matplotlib.figure import Figure
 
 from mdms_pipeline.defs.grid import GRID, OWNERS, by_timeframe, newest, partitions_of, tell
 from mdms_pipeline.defs.refresh import TIMEFRAMES_TAG
@@ -121,6 +120,8 @@ def _number(value: float | None) -> str:
 
 def ranking_picture(screen: Screen, found: Ranked) -> bytes:
     """The ranking as a PNG bar chart of its rank values, the first place on top."""
+    from matplotlib.figure import Figure  # half a second that a run with nothing to do need not spend
+
     rows = found.rows[:20]
     values = [row.rank_value or 0.0 for row in rows]
     figure = Figure(figsize=(7, 0.8 + 0.3 * max(len(rows), 1)), layout="constrained")

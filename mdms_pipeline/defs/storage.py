@@ -59,6 +59,7 @@ CHECK_EVENTS = {DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED}
 
 # method -> its parameters. Called or overridden below.
 SIGNATURES = {
+    "_check_partitions_table": "self",
     "_connect": "self, shard",
     "_event_to_row": "self, event",
     "_store_asset_event": "self, conn, event, event_id",
@@ -155,6 +156,7 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._open = threading.local()  # .index: the connection of this thread's batch, while there is one
+        self._has_partitions_table = False
         self._batches = not contract_breaches()
         if not self._batches:
             _warn_once(contract_breaches())
@@ -226,6 +228,12 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
         """Stock's, or this thread's open batch: stock's own methods then write into its transaction."""
         conn: Connection | None = getattr(self._open, "index", None)
         return super().index_connection() if conn is None else nullcontext(conn)
+
+    def _check_partitions_table(self) -> None:
+        """Stock's, until it is there. Stock looks before each of the some hundred questions of a run whether a partition exists."""
+        if not self._has_partitions_table:
+            super()._check_partitions_table()
+            self._has_partitions_table = True
 
     # one planned event per asset
 
