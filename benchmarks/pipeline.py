@@ -72,7 +72,9 @@ def in_process(home: Path, task: str, at: int, history: str = "400", symbols: st
     """One task in a fresh process; what it reports, and the seconds from its start to its end."""
     settings = {"MDMS_HOME": str(home), "MDMS_EXCHANGE_URL": "sandbox", "MDMS_HISTORY": history, "MDMS_SYMBOLS": symbols}
     command = [sys.executable, "-W", "ignore", __file__, "worker", "--task", task, "--home", str(home), "--now", str(at)]
-    command += ["--bars", str(bars), "--symbols", symbols.removeprefix("top:")]
+    command += ["--bars", str(bars)]
+    if symbols.startswith("top:"):
+        command += ["--symbols", symbols.removeprefix("top:")]
     started = time.perf_counter()
     done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True)
     if done.returncode:

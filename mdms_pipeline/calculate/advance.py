@@ -31,6 +31,7 @@ from mdms_pipeline.store.series import EVER, Series, nth_bar, read_bars, read_sp
 HIT, INCREMENTAL, FROM_START, SKIPPED = "hit", "incremental", "from start", "skipped"
 NOTHING_NEW = "nothing new"
 CHUNK_SHARE = 0.08  # of the memory allowed, for the arrays of one chunk: they are held as read, as calculated and as written
+WORTH_THREADS = 20_000  # bars; all defaults over one new bar of 120 symbols: 331 ms on threads, 85 ms without
 MIN_PIECE = 1_000  # bars of one symbol that are calculated at once, however small the memory
 
 
@@ -311,8 +312,8 @@ def _due_rows(item: Due, series: Series) -> slice:
 
 
 def _run(loaded: _Loaded, timeframe: str) -> list[Advance]:
-    """The new rows of all that is due, symbols on threads: the kernels hold no interpreter lock."""
-    if len(loaded.work) < 2 * (os.cpu_count() or 1):
+    """The new rows of all that is due. Symbols go on threads where it pays: the kernels hold no interpreter lock, handing over does."""
+    if sum(len(series.opened_at) for series in loaded.series.values()) < WORTH_THREADS:
         return [_advanced(item, loaded.series[item.symbol], timeframe) for item in loaded.work]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(lambda item: _advanced(item, loaded.series[item.symbol], timeframe), loaded.work))
