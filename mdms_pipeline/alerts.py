@@ -17,11 +17,11 @@ from typing import Any
 import duckdb
 import httpx
 
-from mdms_pipeline.market import Instant, iso
+from mdms_pipeline.collect.pace import Block
+from mdms_pipeline.market import Instant, iso, utc
 from mdms_pipeline.settings import Settings
 from mdms_pipeline.store import Warehouse
 from mdms_pipeline.store.alerts import RAISED, RESOLVED, Alert, alert_of, alerts, raise_alert, resolve_alert
-from mdms_pipeline.store.candles import FAILED, standings
 from mdms_pipeline.store.checks import stale
 from mdms_pipeline.store.journal import Event
 from mdms_pipeline.store.subscribe import Cursor, Subscriber, cursors, follow, follow_all
@@ -34,10 +34,10 @@ FILE, WEBHOOK, WATCH = "alerts-file", "alerts-webhook", "alerts"  # the names of
 STALE, DELISTED, BLOCKED = "stale data", "delisted", "blocked"
 
 
-def evaluate(warehouse: Warehouse, settings: Settings, now: Instant) -> None:
-    """Raise what is wrong and was not raised yet, resolve what has ended."""
+def evaluate(warehouse: Warehouse, settings: Settings, now: Instant, block: Block | None) -> None:
+    """Raise what is wrong and was not raised yet, resolve what has ended. `block`: the one that is in force (`known_block`)."""
     with warehouse.read() as connection:
-        wrong = {**_stale(connection, settings.timeframes, now), **_blocked(connection, settings.exchange_url)}
+        wrong = {**_stale(connection, settings.timeframes, now), **_blocked(settings.exchange_url, block)}
         lasting = [alert for alert in alerts(connection, only_open=True) if alert.kind in (STALE, BLOCKED)]
     raised = [key for key in wrong if key not in {(alert.kind, alert.subject) for alert in lasting}]
     ended = [alert for alert in lasting if (alert.kind, alert.subject) not in wrong]
@@ -65,9 +65,10 @@ def _stale(connection: duckdb.DuckDBPyConnection, timeframes: Sequence[str], now
     }
 
 
-def _blocked(connection: duckdb.DuckDBPyConnection, url: str) -> dict[tuple[str, str], str]:
-    said = [one.reason for one in standings(connection).values() if one.state == FAILED and "418" in (one.reason or "")]
-    return {(BLOCKED, url): f"the exchange has blocked this address: {said[0]}"} if said else {}
+def _blocked(url: str, block: Block | None) -> dict[tuple[str, str], str]:
+    if block is None:
+        return {}
+    return {(BLOCKED, url): f"the exchange has blocked this address until {utc(int(block.until))}, nothing is asked before: {block.said}"}
 
 
 def _delisted(warehouse: Warehouse, event: Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -63,11 +64,12 @@ def _some(symbols: Sequence[str]) -> str:
 def show_alerts(everything: bool, as_json: bool) -> None:
     """Look for what is wrong, send what was not sent yet (file, webhook), and show it. For cron, where no daemon runs."""
     from mdms_pipeline.alerts import deliver, evaluate
+    from mdms_pipeline.collect.budget import known_block
     from mdms_pipeline.store.alerts import alerts
 
     settings = Settings.load()
     warehouse = _warehouse(settings)
-    evaluate(warehouse, settings, int(settings.clock()))
+    evaluate(warehouse, settings, int(settings.clock()), known_block(settings.exchange_url, time.time()))
     told = deliver(warehouse, settings)
     with warehouse.read() as connection:
         found = alerts(connection, only_open=not everything)

@@ -15,6 +15,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from mdms_pipeline.alerts import deliver, evaluate
+from mdms_pipeline.collect.budget import known_block
 from mdms_pipeline.defs.candles import freshness
 from mdms_pipeline.defs.due import why_due
 from mdms_pipeline.defs.grid import SYMBOLS, range_tags
@@ -181,7 +182,7 @@ def watch_sensor(mdms: Mdms) -> dg.SensorDefinition:
 def _watch(context: dg.SensorEvaluationContext, warehouse: Warehouse, mdms: Mdms) -> dg.SensorResult:
     now = int(mdms.clock())
     fail_dead_runs(context.instance)
-    evaluate(warehouse, mdms.settings, now)
+    evaluate(warehouse, mdms.settings, now, known_block(mdms.settings.exchange_url, time.time()))
     _watch_runs(context.instance, warehouse, now)
     told = deliver(warehouse, mdms.settings)
     verdict = freshness(warehouse, mdms.settings.timeframes, now)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from mdms_pipeline.collect.budget import MemoryBudget, SharedBudget, Unreadable, pack, shared_file, unpack
+from mdms_pipeline.collect.budget import MemoryBudget, SharedBudget, Unreadable, known_block, pack, shared_file, unpack
 from mdms_pipeline.collect.pace import Block, Ledger
 from mdms_pipeline_tests.collect.simulated import Fixed, World
 
@@ -234,3 +234,15 @@ def test_nothing_is_written_where_nothing_changed(tmp_path: Path) -> None:
     os.utime(path, (1, 1))
     at(path, look)
     assert path.stat().st_mtime == 1
+
+
+def test_a_block_is_known_to_who_asks_nobody(tmp_path: Path) -> None:
+    url = "https://api.upbit.com"
+    assert known_block(url, 1_000.0, tmp_path) is None
+    shared_file(url, tmp_path).write_bytes(pack(Ledger().shut_out(1_000.0, 60.0, "too many requests")))
+    block = known_block(url, 1_030.0, tmp_path)
+    assert block is not None
+    assert (block.until, block.said) == (1_060.0, "too many requests")
+    assert known_block(url, 1_061.0, tmp_path) is None
+    shared_file(url, tmp_path).write_bytes(b"rubbish")
+    assert known_block(url, 1_030.0, tmp_path) is None

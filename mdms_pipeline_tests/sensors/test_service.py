@@ -9,6 +9,7 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from mdms_pipeline.alerts import GRACE, append_line, deliver, evaluate
+from mdms_pipeline.collect.pace import Block
 from mdms_pipeline.defs import sensors
 from mdms_pipeline.defs.processes import PROCESS_TAG, this_process
 from mdms_pipeline.defs.refresh import JOB, Ended
@@ -135,20 +136,19 @@ def test_a_delisted_market_is_told_of_once(house):
     (request,) = house.requests("listings")
     house.execute(request, "universe")
     for _ in range(2):
-        evaluate(house.warehouse, house.settings, int(house.clock.now) - GRACE)
+        evaluate(house.warehouse, house.settings, int(house.clock.now) - GRACE, None)
         deliver(house.warehouse, house.settings)
     assert [line for line in said(house) if line[1] == "delisted"] == [("raised", "delisted", "KRW-ETH")]
 
 
 def test_a_block_by_the_exchange_is_told_of_and_its_end_too(house):
-    with house.warehouse.write() as connection:
-        connection.execute("UPDATE status SET state = 'failed', reason = 'answered 418, blocked until 10:00' WHERE timeframe = '1m'")
-    evaluate(house.warehouse, house.settings, NOW)
-    with house.warehouse.write() as connection:
-        connection.execute("UPDATE status SET state = 'fresh', reason = NULL WHERE timeframe = '1m'")
-    evaluate(house.warehouse, house.settings, NOW)
+    evaluate(house.warehouse, house.settings, NOW, Block(at=1e9, seconds=60.0, said="too many requests"))
+    evaluate(house.warehouse, house.settings, NOW, None)
     deliver(house.warehouse, house.settings)
     assert [(state, kind) for state, kind, _ in said(house) if kind == "blocked"] == [("raised", "blocked"), ("resolved", "blocked")]
+    assert (
+        "blocked this address until 2001-09-09 01:47 UTC, nothing is asked before: too many requests" in house.settings.alerts.read_text()
+    )
 
 
 def test_a_webhook_that_fails_holds_up_only_itself_and_comes_again(house, monkeypatch):
