@@ -3,7 +3,7 @@
 import dagster as dg
 
 from mdms_pipeline.backtest.find import strategies_of
-from mdms_pipeline.defs.backtests import backtest_asset, backtest_checks, backtest_schedules
+from mdms_pipeline.defs.backtests import backtest_asset, backtest_checks, backtest_schedules, backtests_job, backtests_sensor
 from mdms_pipeline.defs.candles import candles, checks, fresh, reconciled
 from mdms_pipeline.defs.indicators import indicator_assets
 from mdms_pipeline.defs.refresh import refresh_job
@@ -43,8 +43,14 @@ def build(mdms: Mdms) -> dg.Definitions:
     return dg.Definitions(
         assets=[symbols, *grid, *map(ranking_asset, screens), *map(backtest_asset, recipes)],
         asset_checks=[*checks, fresh, reconciled, *map(backtest_checks, recipes)],
-        jobs=[refresh_job(), universe_job(), screening_job(screens), prune_job(mdms)],
-        sensors=[refresh_sensor(mdms, names, screens), listings_sensor(mdms), watch_sensor(mdms), failed_sensor(mdms)],
+        jobs=[refresh_job(), universe_job(), screening_job(screens), prune_job(mdms), backtests_job()],
+        sensors=[
+            refresh_sensor(mdms, names, screens),
+            listings_sensor(mdms),
+            watch_sensor(mdms),
+            failed_sensor(mdms),
+            backtests_sensor(recipes),
+        ],
         schedules=[
             prune_schedule(mdms),
             *(screen_schedule(screen) for screen in screens if screen.schedule),

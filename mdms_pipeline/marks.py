@@ -101,3 +101,26 @@ def shown(value: Any) -> str:
     """A wrong value as an error message repeats it."""
     text = repr(value)
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+
+
+CRON = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))  # the bounds of minute, hour, day, month and weekday
+
+
+def cron(text: str) -> str:
+    """Five fields of cron, spaces put right. ValueError where it names no time."""
+    fields = text.split()
+    if len(fields) != len(CRON) or not all(_cron_field(field, *bounds) for field, bounds in zip(fields, CRON, strict=True)):
+        raise ValueError("this is no time of cron's")
+    return " ".join(fields)
+
+
+def _cron_field(text: str, least: int, most: int) -> bool:
+    """Whether `text` is a list of numbers, ranges and steps within the bounds: `*/5`, `0,30`, `9-17/2`."""
+    for part in text.split(","):
+        match = re.fullmatch(r"(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(?:/([1-9]\d?))?", part)
+        if match is None:
+            return False
+        first, last = (int(match[1] or least), int(match[2] or match[1] or most))
+        if not least <= first <= last <= most:
+            return False
+    return True

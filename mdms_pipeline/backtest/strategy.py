@@ -20,11 +20,12 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from mdms_pipeline.market import DAY, FEE_RATE, MIN_ORDER, Timeframe, check_symbol, timeframe
-from mdms_pipeline.marks import NAME, SUFFIXES, FileError, Marks, Place, YamlError, dotted, read_yaml, shown
+from mdms_pipeline.marks import NAME, SUFFIXES, FileError, Marks, Place, YamlError, cron, dotted, read_yaml, shown
 from mdms_pipeline.rules import Call, Expression, Formula, Rule, RuleError, Vocabulary, did_you_mean, parse, parse_value
 
 BUILT_IN = Path(__file__).parent / "strategies"
 POSITION = ("entry_price", "bars_held")  # what an exit rule may read of the position
+AFTER_REFRESH = "refresh"  # the schedule of a backtest that is made anew after each refresh of its timeframe
 MAX_COMBINATIONS = 10_000  # of one sweep
 TURNOVER_WINDOW = 30 * DAY  # seconds over which a universe by turnover looks back
 E = TypeVar("E", bound=Expression)
@@ -107,7 +108,7 @@ class Strategy:
     costs: Costs
     capital: float  # KRW at the start
     params: Params
-    schedule: str | None = None
+    schedule: str | None = None  # AFTER_REFRESH, or cron, UTC
 
     @property
     def expressions(self) -> tuple[Rule | Formula, ...]:
@@ -275,10 +276,8 @@ def _params(given: Any) -> dict[str, Param]:
     return params
 
 
-def _cron(text: str) -> str:
-    if len(text.split()) != 5:
-        raise ValueError("this is no cron schedule")
-    return text
+def _schedule(text: str) -> str:
+    return text if text == AFTER_REFRESH else cron(text)
 
 
 class _Strict(BaseModel):
@@ -331,7 +330,9 @@ class StrategyFile(_Strict):
     params: Annotated[dict[str, Param], PlainValidator(_params)] = Field(
         {}, description="write names with values: {fast: 10, slow: {value: 50, sweep: [20, 50]}, k: {value: 3, from: 1, to: 5, step: 1}}"
     )
-    schedule: Annotated[str, AfterValidator(_cron)] | None = Field(None, description="write five cron fields, such as '5 0 * * *'")
+    schedule: Annotated[str, AfterValidator(_schedule)] | None = Field(
+        None, description="write 'refresh' (after each refresh of its timeframe) or five cron fields, UTC, such as '5 0 * * *'"
+    )
 
 
 # ---- files to recipes

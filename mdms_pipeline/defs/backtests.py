@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from mdms_pipeline.backtest.check import Finding, look_ahead, warm_up
 from mdms_pipeline.backtest.find import history_of
@@ -14,12 +15,17 @@ from mdms_pipeline.backtest.keep import keep, runs
 from mdms_pipeline.backtest.metrics import drawdown
 from mdms_pipeline.backtest.report import Doubts, compare, compared, page, shown
 from mdms_pipeline.backtest.run import Result, backtest
-from mdms_pipeline.backtest.strategy import Recipe
+from mdms_pipeline.backtest.strategy import AFTER_REFRESH, Recipe
 from mdms_pipeline.defs.grid import OWNERS
-from mdms_pipeline.defs.resources import Mdms, WarehouseResource
+from mdms_pipeline.defs.refresh import JOB, UNFINISHED, WHY_TAG
+from mdms_pipeline.defs.resources import Mdms, WarehouseResource, patiently
 from mdms_pipeline.market import iso
 from mdms_pipeline.rules import Expression
+from mdms_pipeline.store import Warehouse
+from mdms_pipeline.store.journal import calculated_after, newest_id
 from mdms_pipeline.vocabulary import tables
+
+BACKTESTS_JOB = "backtests"
 
 
 def strategy_expressions(recipes: Sequence[Recipe]) -> list[Expression]:
@@ -150,5 +156,40 @@ def backtest_schedules(recipes: Sequence[Recipe]) -> list[dg.ScheduleDefinition]
             execution_timezone="UTC",
         )
         for recipe in recipes
-        if recipe.usual.schedule
+        if recipe.usual.schedule not in (None, AFTER_REFRESH)
     ]
+
+
+def backtests_job() -> UnresolvedAssetJobDefinition:
+    return dg.define_asset_job(BACKTESTS_JOB, dg.AssetSelection.groups("backtests"), description="Trade strategies over what is stored.")
+
+
+def backtests_sensor(recipes: Sequence[Recipe]) -> dg.SensorDefinition:
+    """One run over the strategies with `schedule: refresh` whose timeframe's indicators were brought up to date."""
+    waiting = [recipe for recipe in recipes if recipe.usual.schedule == AFTER_REFRESH]
+
+    @dg.sensor(
+        name="backtests",
+        job_name=BACKTESTS_JOB,
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Makes backtests anew after a refresh: {', '.join(recipe.name for recipe in waiting) or 'no strategy asks for it'}.",
+    )
+    def backtests(context: dg.SensorEvaluationContext, warehouse: WarehouseResource) -> dg.SensorResult | dg.SkipReason:
+        return patiently(lambda: _backtests(context, warehouse.impatient, waiting))
+
+    return backtests
+
+
+def _backtests(context: dg.SensorEvaluationContext, warehouse: Warehouse, waiting: Sequence[Recipe]) -> dg.SensorResult | dg.SkipReason:
+    for job in (JOB, BACKTESTS_JOB):
+        if context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1):
+            return dg.SkipReason(f"a run of {job} is under way")
+    with warehouse.read() as connection:
+        newest, calculated = newest_id(connection), calculated_after(connection, int(context.cursor or 0))
+    due = [recipe for recipe in waiting if recipe.usual.timeframe.name in calculated]
+    if not due:
+        return dg.SensorResult(skip_reason=dg.SkipReason("no indicator that they read has moved"), cursor=str(newest))
+    keys = [dg.AssetKey(asset_name(recipe)) for recipe in due]
+    why = f"refreshed: {', '.join(sorted({recipe.usual.timeframe.name for recipe in due}))}"
+    return dg.SensorResult(run_requests=[dg.RunRequest(tags={WHY_TAG: why}, asset_selection=keys)], cursor=str(newest))

@@ -15,7 +15,7 @@ from mdms_pipeline.collect.client import Exchange, connect
 from mdms_pipeline.defs.processes import sign
 from mdms_pipeline.progress import Progress, unwatched
 from mdms_pipeline.settings import Settings
-from mdms_pipeline.store import Warehouse
+from mdms_pipeline.store import Warehouse, WarehouseBusy
 from mdms_pipeline.store.warehouse import DEADLINE
 
 SENSOR_DEADLINE = 15.0  # s; Dagster ends a sensor's tick after 60
@@ -90,3 +90,11 @@ def resources(mdms: Mdms) -> dict[str, object]:
         ),
         "mdms": mdms,
     }
+
+
+def patiently(tick: Callable[[], dg.SensorResult | dg.SkipReason]) -> dg.SensorResult | dg.SkipReason:
+    """A tick that finds the warehouse busy does nothing: the next one comes soon."""
+    try:
+        return tick()
+    except WarehouseBusy as error:
+        return dg.SkipReason(str(error))

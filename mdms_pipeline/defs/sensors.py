@@ -4,12 +4,13 @@
 `listings`  every ten minutes, and when there is no universe yet: a run of `symbols`, which adds new markets and marks those that are gone
 `watch`     evaluates the check `fresh`, raises and resolves alerts, and hands them to the file and the webhook
 `failed`    a run of ours has failed: raises an alert
+`backtests` indicators were brought up to date: backtests that ask for it are made anew (`backtests.py`)
 Screens that name a schedule, and the prune of Dagster's log, have schedules.
 """
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -34,10 +35,10 @@ from mdms_pipeline.defs.refresh import (
     tags_of,
     waits,
 )
-from mdms_pipeline.defs.resources import Mdms, WarehouseResource
+from mdms_pipeline.defs.resources import Mdms, WarehouseResource, patiently
 from mdms_pipeline.defs.universe import keep_partitions
 from mdms_pipeline.screen.load import Screen
-from mdms_pipeline.store import Warehouse, WarehouseBusy
+from mdms_pipeline.store import Warehouse
 from mdms_pipeline.store.alerts import alerts, raise_alert, resolve_alert
 from mdms_pipeline.store.journal import events_after, newest_id
 from mdms_pipeline.store.universe import Chosen, chosen_by
@@ -62,7 +63,7 @@ def refresh_sensor(mdms: Mdms, grid: Sequence[str], screens: Sequence[Screen]) -
         description="Makes one run over all that is due when a candle has closed, or when something was written outside of Dagster.",
     )
     def refresh(context: dg.SensorEvaluationContext, warehouse: WarehouseResource) -> dg.SensorResult | dg.SkipReason:
-        return _patiently(lambda: _refresh(context, warehouse.impatient, mdms, grid, screens, judged))
+        return patiently(lambda: _refresh(context, warehouse.impatient, mdms, grid, screens, judged))
 
     return refresh
 
@@ -108,14 +109,6 @@ def _digest(*parts: object) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=12).hexdigest()
 
 
-def _patiently(tick: Callable[[], dg.SensorResult | dg.SkipReason]) -> dg.SensorResult | dg.SkipReason:
-    """A tick that finds the warehouse busy does nothing: the next one comes soon."""
-    try:
-        return tick()
-    except WarehouseBusy as error:
-        return dg.SkipReason(str(error))
-
-
 # ---- the universe
 
 
@@ -132,7 +125,7 @@ def listings_sensor(mdms: Mdms) -> dg.SensorDefinition:
         description=f"Looks at the exchange's markets every {LISTINGS_SECONDS // 60} minutes: new ones are added, those gone are marked.",
     )
     def listings(context: dg.SensorEvaluationContext, warehouse: WarehouseResource) -> dg.SensorResult | dg.SkipReason:
-        return _patiently(lambda: _listings(context, warehouse.impatient, mdms))
+        return patiently(lambda: _listings(context, warehouse.impatient, mdms))
 
     return listings
 
@@ -174,7 +167,7 @@ def watch_sensor(mdms: Mdms) -> dg.SensorDefinition:
         description="Evaluates the check `fresh`, raises and resolves alerts, and sends them.",
     )
     def watch(context: dg.SensorEvaluationContext, warehouse: WarehouseResource) -> dg.SensorResult | dg.SkipReason:
-        return _patiently(lambda: _watch(context, warehouse.impatient, mdms))
+        return patiently(lambda: _watch(context, warehouse.impatient, mdms))
 
     return watch
 

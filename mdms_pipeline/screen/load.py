@@ -7,7 +7,6 @@ ValueError
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from mdms_pipeline.market import Timeframe, check_symbol, timeframe
-from mdms_pipeline.marks import NAME, SUFFIXES, FileError, Marks, Place, YamlError, dotted, read_yaml, shown
+from mdms_pipeline.marks import NAME, SUFFIXES, FileError, Marks, Place, YamlError, cron, dotted, read_yaml, shown
 from mdms_pipeline.rules import Call, Expression, Formula, Rule, RuleError, Vocabulary, did_you_mean, parse, parse_value
 
 BUILT_IN = Path(__file__).parent / "screens"
@@ -109,28 +108,6 @@ def _timeframe(name: str) -> str:
     return timeframe(name).name
 
 
-CRON = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))  # the bounds of minute, hour, day, month and weekday
-
-
-def _cron(text: str) -> str:
-    fields = text.split()
-    if len(fields) != len(CRON) or not all(_cron_field(field, *bounds) for field, bounds in zip(fields, CRON, strict=True)):
-        raise ValueError("this is no time of cron's")
-    return " ".join(fields)
-
-
-def _cron_field(text: str, least: int, most: int) -> bool:
-    """Whether `text` is a list of numbers, ranges and steps within the bounds: `*/5`, `0,30`, `9-17/2`."""
-    for part in text.split(","):
-        match = re.fullmatch(r"(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(?:/([1-9]\d?))?", part)
-        if match is None:
-            return False
-        first, last = (int(match[1] or least), int(match[2] or match[1] or most))
-        if not least <= first <= last <= most:
-            return False
-    return True
-
-
 def _clauses(given: Any) -> Any:
     return [given] if isinstance(given, str) else given
 
@@ -163,7 +140,7 @@ class ScreenFile(_Strict):
     limit: int = Field(20, ge=1, description="write the number of places in the ranking, 1 or more")
     max_age: int = Field(1, ge=0, description="write how many slots the last trade may lie back, 0 or more")
     columns: list[str] = Field([], description="write a list of values to show as well, such as [rsi(14)]")
-    schedule: Annotated[str, AfterValidator(_cron)] | None = Field(
+    schedule: Annotated[str, AfterValidator(cron)] | None = Field(
         None, description="write a time of cron's in UTC, such as '5 0 * * *', or leave it out to screen after each refresh"
     )
 

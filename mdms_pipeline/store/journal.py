@@ -95,6 +95,12 @@ def writers_after(connection: duckdb.DuckDBPyConnection, timeframe: str, event: 
     return {run_id for (run_id,) in rows}
 
 
+def calculated_after(connection: duckdb.DuckDBPyConnection, event: int) -> set[str]:
+    """The timeframes of which indicators were brought up to date after that event."""
+    rows = connection.execute("SELECT DISTINCT timeframe FROM events WHERE id > ? AND type LIKE '%\\_calculated' ESCAPE '\\'", [event])
+    return {timeframe for (timeframe,) in rows.fetchall()}
+
+
 def newest_event(connection: duckdb.DuckDBPyConnection) -> dict[str, object] | None:
     """Id and type of the last event: where a new reader's cursor may begin."""
     row = connection.execute("SELECT id, type FROM events ORDER BY id DESC LIMIT 1").fetchone()

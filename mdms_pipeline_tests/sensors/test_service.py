@@ -13,6 +13,7 @@ from mdms_pipeline.collect.pace import Block
 from mdms_pipeline.defs import sensors
 from mdms_pipeline.defs.processes import PROCESS_TAG, this_process
 from mdms_pipeline.defs.refresh import JOB, Ended
+from mdms_pipeline.settings import Settings
 from mdms_pipeline.store.alerts import alerts, raise_alert, resolve_alert
 from mdms_pipeline.store.journal import emit
 from mdms_pipeline.store.subscribe import cursors
@@ -197,8 +198,6 @@ def test_a_line_told_twice_stands_once_and_half_a_line_is_no_line(tmp_path):
 
 @pytest.fixture
 def scheduled(house):
-    from mdms_pipeline.settings import Settings
-
     folder = house.settings.home / "own" / "screens"
     folder.mkdir(parents=True)
     (folder / "often.yaml").write_text(OFTEN)
@@ -234,3 +233,43 @@ def test_an_event_of_a_stranger_does_no_harm(house):
     assert house.requests() == []
     house.tick("watch")
     house.tick("listings")
+
+
+# ---- backtests
+
+EVERY_HOUR = """
+title: Made anew every hour
+timeframe: 1h
+universe: [KRW-BTC]
+entry: close > close[1]
+exit: close < close[1]
+size: {fraction: 0.5}
+schedule: refresh
+"""
+
+
+def test_a_backtest_that_asks_for_it_is_made_after_each_refresh_of_its_timeframe(house):
+    folder = house.settings.home / "own" / "strategies"
+    folder.mkdir(parents=True)
+    (folder / "every_hour.yaml").write_text(EVERY_HOUR)
+    house.settings = Settings(**{**vars(house.settings), "extensions": folder.parent})
+    (request,) = house.requests("backtests")
+    assert request.asset_selection == [dg.AssetKey("backtest_every_hour")]
+    done = house.execute(request, "backtests")
+    assert done.success
+    assert {check.check_name for check in done.get_asset_check_evaluations()} == {"look_ahead", "warm_up"}
+    assert rows(house.warehouse, "SELECT strategy, run_id FROM backtest_runs") == [("every_hour", done.run_id)]
+    house.clock.now += 60
+    assert house.settle() == ["1m"]
+    assert house.requests("backtests") == []  # of another timeframe
+    house.clock.now += 3_600
+    (refresh,) = house.requests()
+    run = create_run_for_test(house.instance, job_name=JOB, status=dg.DagsterRunStatus.STARTED)
+    assert house.execute(refresh).success
+    assert house.requests("backtests") == []  # a refresh is under way
+    house.instance.report_run_canceled(run)
+    assert len(house.requests("backtests")) == 1  # nothing was forgotten
+
+
+def test_without_such_a_strategy_nothing_is_made(house):
+    assert house.requests("backtests") == []
