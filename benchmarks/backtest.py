@@ -1,15 +1,13 @@
-"""Backtests: bar-sets per second, first call, memory, growth, beside backtesting.py and (if it is installed somewhere) vectorbt.
+"""Backtests: bar-sets per second, first call, memory, growth, beside backtesting.py and vectorbt.
 
-    python benchmarks/backtest.py [--vectorbt PYTHON]
+    python benchmarks/backtest.py
 
 The work: crossings of two SMAs over a random walk, long only, fee 0.0005, 100 combinations of the two lengths. A bar-set is one bar of
 one combination.
-`PYTHON` is an interpreter with vectorbt: it wants older versions of numpy and pandas than ours.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import statistics
@@ -119,17 +117,17 @@ def in_process(python: str, code: str, **variables: str) -> list[float]:
     return [float(word) for word in done.stdout.split()]
 
 
-def peers(vectorbt: str | None) -> None:
+def peers() -> None:
     sets = BARS * len(pairs())
     with tempfile.TemporaryDirectory() as cache:
         cold = in_process(sys.executable, OURS, NUMBA_CACHE_DIR=cache)
         fresh = in_process(sys.executable, OURS, NUMBA_CACHE_DIR=cache)
+    with tempfile.TemporaryDirectory() as cache:
+        first, again, peak = in_process(sys.executable, VECTORBT, NUMBA_CACHE_DIR=cache)
     print(f"100 combinations x {BARS:,} bars           first call      again   bar-sets/s   peak MB (imports)")
     for name, (first, again, peak, imports) in (("nothing compiled before", cold), ("a new process", fresh)):
         print(f"{'ours, ' + name:36s} {first:10.2f} s {again:8.2f} s {sets / again / 1e6:10.1f} M {peak:9.0f} ({imports:.0f})")
-    if vectorbt:
-        first, again, peak = in_process(vectorbt, VECTORBT)
-        print(f"vectorbt                             {first:10.2f} s {again:8.2f} s {sets / again / 1e6:10.1f} M {peak:9.0f}")
+    print(f"vectorbt, nothing compiled before    {first:10.2f} s {again:8.2f} s {sets / again / 1e6:10.1f} M {peak:9.0f}")
     seconds = backtesting_py()
     print(f"backtesting.py, one combination                       {seconds:8.2f} s {BARS / seconds / 1e6:10.2f} M")
 
@@ -200,9 +198,7 @@ def shared_cash() -> None:
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--vectorbt", help="an interpreter with vectorbt")
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    peers(arguments.parse_args().vectorbt)
+    peers()
     shared_cash()
     growth()

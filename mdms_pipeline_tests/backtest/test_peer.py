@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mdms_pipeline.backtest.decide import ABSENT, NO_LEAVES, NO_PROGRAM
-from mdms_pipeline.backtest.engine import Decisions, Fill, Market, Outcome, Side, Size, Terms, trade
+from mdms_pipeline.backtest.engine import Bools, Decisions, Fill, Market, Outcome, Side, Size, Terms, trade
 from mdms_pipeline.calculate.run import calculate
 from mdms_pipeline.market import Candles, Floats
 from mdms_pipeline.rules import evaluate, parse, passes
@@ -59,15 +59,24 @@ def theirs(frame: Any, size: float | None) -> Any:
         return Backtest(frame, Crossing, cash=CASH, commission=FEE, finalize_trades=True).run(size=size)
 
 
-def ours(frame: Any, terms: Terms) -> Outcome:
+def market_of(frame: Any) -> Market:
     opened, high, low, close = (np.array(frame[name], np.float64).reshape(-1, 1) for name in ("Open", "High", "Low", "Close"))
-    market = Market(opened, high, low, close, np.full_like(close, np.inf), np.array([-1]))
+    return Market(opened, high, low, close, np.full_like(close, np.inf), np.array([-1]))
+
+
+def crossings(frame: Any) -> tuple[Bools, Bools]:
+    """Where SMA 10 crosses above SMA 20, and below it, at each close; one column."""
+    close = np.array(frame["Close"], np.float64)
     rules = [parse(f"crosses_{way}(sma(10), sma(20))", vocabulary()) for way in ("above", "below")]
-    read = {call: mean(close[:, 0], int(call.params[0])) for call in rules[0].calls}
+    read = {call: mean(close, int(call.params[0])) for call in rules[0].calls}
     assert {column_of(call) for call in read} == {"sma_10", "sma_20"}
-    enter, leave = (passes(evaluate(rule, read)).reshape(-1, 1) for rule in rules)
-    decided = Decisions(enter, leave, NO_PROGRAM, NO_LEAVES, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT)
-    return trade(market, decided, terms, 0, len(close), CASH)
+    above, below = (passes(evaluate(rule, read)).reshape(-1, 1) for rule in rules)
+    return above, below
+
+
+def traded(market: Market, signals: tuple[Bools, Bools], terms: Terms) -> Outcome:
+    decided = Decisions(*signals, NO_PROGRAM, NO_LEAVES, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT)
+    return trade(market, decided, terms, 0, len(market.close), CASH)
 
 
 @pytest.mark.parametrize("name", MARKETS)
@@ -75,7 +84,7 @@ def ours(frame: Any, terms: Terms) -> Outcome:
 def test_same_trades_and_equity(name: str, size: float | None, by: Size, amount: float) -> None:
     frame = MARKETS[name]
     peer = theirs(frame, size)
-    outcome = ours(frame, Terms(FEE, -1.0, 1.0, 0.0, 1.0, 1, int(by), amount, 0.0, 0.0, 0.0))
+    outcome = traded(market_of(frame), crossings(frame), Terms(FEE, -1.0, 1.0, 0.0, 1.0, 1, int(by), amount, 0.0, 0.0, 0.0))
     fills, trades = outcome.fills, peer["_trades"]
     bought, sold = fills[fills[:, Fill.SIDE] == Side.BUY], fills[fills[:, Fill.SIDE] == Side.SELL]
     assert len(trades) >= 2
