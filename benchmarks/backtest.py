@@ -123,10 +123,11 @@ def peers() -> None:
         cold = in_process(sys.executable, OURS, NUMBA_CACHE_DIR=cache)
         fresh = in_process(sys.executable, OURS, NUMBA_CACHE_DIR=cache)
     with tempfile.TemporaryDirectory() as cache:
-        first, again, peak = in_process(sys.executable, VECTORBT, NUMBA_CACHE_DIR=cache)
+        theirs = in_process(sys.executable, VECTORBT, NUMBA_CACHE_DIR=cache)
     print(f"100 combinations x {BARS:,} bars           first call      again   bar-sets/s   peak MB (imports)")
     for name, (first, again, peak, imports) in (("nothing compiled before", cold), ("a new process", fresh)):
         print(f"{'ours, ' + name:36s} {first:10.2f} s {again:8.2f} s {sets / again / 1e6:10.1f} M {peak:9.0f} ({imports:.0f})")
+    first, again, peak = theirs
     print(f"vectorbt, nothing compiled before    {first:10.2f} s {again:8.2f} s {sets / again / 1e6:10.1f} M {peak:9.0f}")
     seconds = backtesting_py()
     print(f"backtesting.py, one combination                       {seconds:8.2f} s {BARS / seconds / 1e6:10.2f} M")
