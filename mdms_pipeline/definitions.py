@@ -4,7 +4,7 @@ import dagster as dg
 
 from mdms_pipeline.backtest.find import strategies_of
 from mdms_pipeline.defs.backtests import backtest_asset, backtest_checks, backtest_schedules, backtests_job, backtests_sensor
-from mdms_pipeline.defs.candles import candles, checks, fresh, reconciled
+from mdms_pipeline.defs.candles import candles, fresh, laws, reconciled
 from mdms_pipeline.defs.indicators import indicator_assets
 from mdms_pipeline.defs.refresh import refresh_job
 from mdms_pipeline.defs.resources import Mdms, resources
@@ -42,7 +42,7 @@ def build(mdms: Mdms) -> dg.Definitions:
     names = [asset.key.to_user_string() for asset in grid]
     return dg.Definitions(
         assets=[symbols, *grid, *map(ranking_asset, screens), *map(backtest_asset, recipes)],
-        asset_checks=[*checks, fresh, reconciled, *map(backtest_checks, recipes)],
+        asset_checks=[laws, fresh, reconciled, *map(backtest_checks, recipes)],
         jobs=[refresh_job(), universe_job(), screening_job(screens), prune_job(mdms), backtests_job()],
         sensors=[
             refresh_sensor(mdms, names, screens),

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
@@ -82,18 +82,20 @@ def _log(context: dg.AssetExecutionContext, filled: Filled) -> None:
         context.log.warning(f"{' '.join(partition)} {filled.states[partition]}: {reason}")
 
 
-def _check(name: str) -> dg.AssetChecksDefinition:
-    """One law that every stored candle obeys."""
-
-    @dg.asset_check(asset="candles", name=name, description=BROKEN[name].description)
-    def check(warehouse: WarehouseResource) -> dg.AssetCheckResult:
-        with warehouse.get_reader() as connection:
-            found = broken_candles(connection, name)
-        return dg.AssetCheckResult(
-            passed=not found, severity=dg.AssetCheckSeverity.ERROR, metadata={"partitions": len(found), "first": found[:20]}
-        )
-
-    return check
+@dg.multi_asset_check(
+    name="candles_laws",
+    specs=[dg.AssetCheckSpec(name, asset="candles", description=law.description) for name, law in BROKEN.items()],
+    can_subset=True,
+)
+def laws(context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource) -> Iterator[dg.AssetCheckResult]:
+    """What every stored candle obeys, law by law."""
+    with warehouse.get_reader() as connection:
+        found = {key: broken_candles(connection, key.name) for key in context.selected_asset_check_keys}
+    for key, broken in found.items():
+        yield dg.AssetCheckResult(
+            asset_key=key.asset_key, check_name=key.name, passed=not broken, severity=dg.AssetCheckSeverity.ERROR,
+            metadata={"partitions": len(broken), "first": broken[:20]},
+        )  # fmt: skip
 
 
 @dg.asset_check(asset="candles", name="fresh")
@@ -123,6 +125,3 @@ def reconciled(warehouse: WarehouseResource, mdms: dg.ResourceParam[Mdms]) -> dg
         odd = unreconciled(connection, int(mdms.clock()) - RECONCILED * DAY)
     said = [f"{one.symbol} {one.timeframe} {iso(one.opened_at)}: {one.said}" for one in odd[:100]]
     return dg.AssetCheckResult(passed=not odd, severity=dg.AssetCheckSeverity.ERROR, metadata={"differing": len(odd), "candles": said})
-
-
-checks = [_check(name) for name in BROKEN]
