@@ -5,7 +5,8 @@
 Each indicator, one thread: the median over symbols of nanoseconds per bar, both given the same pieces of PIECE bars (our memory is
 carried over; TA-Lib starts anew at each joint, which costs it nothing). Ours is given what it reads, as the catalog shares it.
 Then the whole catalog: every default with its sharing, rise and fall included, against TA-Lib making each output on its own. It is
-not charged for what it does not make: percent_b, bandwidth, the raw stoch, rises and falls.
+not charged for what it does not make: percent_b, bandwidth, the raw stoch, rises and falls. Both write into fresh arrays, which are
+kept until all are made, and both pay for their calls from Python.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from math import isnan
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
@@ -137,25 +138,33 @@ def _number(each: int) -> int:
 # enumeration's members for objects.
 BUY, SELL = _number(Side.BUY), _number(Side.SELL)
 ENTRY, EXIT, STOP, TRAILING, TARGET, DELISTED = map(_number, range(6))
+NOTHING = _number(-1)  # no cause
 LAPSED, CLIPPED, REJECTED = map(_number, Trouble)
 NO_CANDLE, ENDED, CASH, PARTICIPATION, MINIMUM, FULL, UNKNOWN_SIZE, LEVEL = map(_number, Cause)
 UNITS, KRW, RISK = int(Size.UNITS), int(Size.KRW), int(Size.RISK)
 LEAF, PRICE, BARS, ADD, SUB, MUL, DIV, NEG, ABS, MAX, MIN, LT, LE, GT, GE, EQ, NE, NOT, AND, OR = (int(each) for each in Op)
 FILL_WIDTH, NOTICE_WIDTH = len(Fill), len(Notice)
+HOLDS = np.array([[1, -1, -1], [1, 1, -1], [-1, -1, 1], [-1, 1, 1], [-1, 1, -1], [1, -1, 1]])  # LT .. NE, where a is less, equal, more
 
 # Of each symbol: what is held and what is ordered. Columns of `book`.
 HELD, PAID, BORN, AGE, AT_STOP, AT_TARGET, AT_TRAIL, WATER, LAST, ORDER, SINCE, AMOUNT, WIDTH = range(13)
+FILLS, NOTICES, SLOTS, ORDERS, PLACES = range(5)  # how many there are, in `count`: rows, slots traded, orders that wait, positions
+EQUITY, LEFT, OPEN = range(3)  # rows of `course`; LEFT is the cash
+
+
+# Ways into compiled code that nobody takes cost a third of the time to compile. numba takes these, its types do not tell.
+_NOT_FROM_C: dict[str, Any] = {"no_cfunc_wrapper": True}
+_NOT_FROM_PYTHON: dict[str, Any] = {"no_cpython_wrapper": True}
 
 
 def jit(function: Function) -> Function:
     """Compile at the first call and keep the result on disk; no fastmath, so that a run can be made again to the bit."""
-    return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+    return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy", **_NOT_FROM_C)(function))
 
 
 def inner(function: Function) -> Function:
-    """As `jit`, for what only compiled code calls: without the way in from Python, which takes a third of the time to compile."""
-    options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # numba takes them, its types do not tell
-    return cast(Function, numba.njit(nogil=True, error_model="numpy", **options)(function))
+    """As `jit`, for what only compiled code calls."""
+    return cast(Function, numba.njit(nogil=True, error_model="numpy", **_NOT_FROM_C, **_NOT_FROM_PYTHON)(function))
 
 
 @inner
@@ -205,26 +214,25 @@ def truth(program: Whole, leaves: Floats, slot: int, symbol: int, price: float, 
             stack[top] = leaves[place, slot, symbol] if op == LEAF else price if op == PRICE else bars
             continue
         b = stack[top]
-        if op in (NEG, NOT):
-            stack[top] = -b
-            continue
-        if op == ABS:
-            stack[top] = abs(b)
+        if op == NEG or op == NOT or op == ABS:  # noqa: SIM109  # `in` takes numba longer to compile
+            stack[top] = abs(b) if op == ABS else -b
             continue
         top -= 1
         a = stack[top]
-        if op in (AND, OR):
-            stack[top] = min(a, b) if op == AND else max(a, b)
-        elif op >= LT:
-            holds = (
-                a < b if op == LT else a <= b if op == LE else a > b if op == GT else a >= b if op == GE else a == b if op == EQ else a != b
-            )
-            stack[top] = 0.0 if np.isnan(a) or np.isnan(b) else 1.0 if holds else -1.0
-        else:
-            answer = a + b if op == ADD else a - b if op == SUB else a * b if op == MUL else a / b
-            if op in (MAX, MIN):
-                answer = nan if np.isnan(a) or np.isnan(b) else max(a, b) if op == MAX else min(a, b)
-            stack[top] = answer if np.isfinite(answer) else nan
+        compares = LT <= op <= NE
+        answer = a / b
+        if compares:
+            answer = 0.0 if isnan(a) or isnan(b) else HOLDS[op - LT, int(a > b) - int(a < b) + 1]
+        elif op == ADD:
+            answer = a + b
+        elif op == SUB:
+            answer = a - b
+        elif op == MUL:
+            answer = a * b
+        elif op != DIV:  # max, min, and, or: conditions are numbers
+            larger = a > b
+            answer = nan if isnan(a) or isnan(b) else a if larger == (op == MAX or op == OR) else b  # noqa: SIM109
+        stack[top] = answer if abs(answer) < inf else nan
     return bool(stack[0] > 0)
 
 
@@ -232,44 +240,36 @@ def truth(program: Whole, leaves: Floats, slot: int, symbol: int, price: float, 
 def note(
     notices: Floats, count: Whole, slot: int, symbol: int, side: int, trouble: int, cause: int, wanted: float, filled: float, decided: int
 ) -> None:
-    row = notices[count[1]]
+    row = notices[count[NOTICES]]
     row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7] = slot, symbol, side, trouble, cause, wanted, filled, decided
-    count[1] += 1
+    count[NOTICES] += 1
 
 
 @inner
 def keep(
-    fills: Floats, count: Whole, slot: int, symbol: int, side: int, reason: int, base: float, price: float, units: float, fee: float
-) -> None:
-    """Note a fill; its last two columns are the caller's."""
-    row = fills[count[0]]
+    fills: Floats, count: Whole, slot: int, symbol: int, side: int, reason: int, base: float, price: float, units: float, fee: float,
+    decided: int, entry: float,
+) -> None:  # fmt: skip
+    row = fills[count[FILLS]]
     row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7] = slot, symbol, side, reason, base, price, units, fee
-    count[0] += 1
+    row[8], row[9] = decided, entry
+    count[FILLS] += 1
 
 
 @inner
 def buy(
-    market: Market,
-    decided: Decisions,
-    terms: Terms,
-    book: Floats,
-    cash: float,
-    slot: int,
-    symbol: int,
-    fills: Floats,
-    notices: Floats,
-    count: Whole,
-) -> float:
+    terms: Terms, stop: Floats, target: Floats, trail: Floats, state: Floats, cash: float, slot: int, symbol: int, base: float,
+    value: float, fills: Floats, notices: Floats, count: Whole,
+) -> float:  # fmt: skip
     """Fill the buy order of `symbol` at this open, as far as cash and the bar's value reach; the cash that is left."""
-    state = book[symbol]
-    since, base = int(state[SINCE]), market.open[slot, symbol]
+    since = int(state[SINCE])
     price = slipped(base, BUY, terms.slippage)
     wanted = terms.size if terms.by == UNITS else state[AMOUNT] / price
-    units, cause = wanted, -1
+    units, cause = wanted, NOTHING
     affordable = cash / (1 + terms.fee) / price
     if units > affordable:
         units, cause = affordable, CASH
-    available = terms.participation * market.value[slot, symbol] / price
+    available = terms.participation * value / price
     if units > available:
         units, cause = available, PARTICIPATION
     if terms.lot > 0:
@@ -281,27 +281,27 @@ def buy(
     if cause >= 0:
         note(notices, count, slot, symbol, BUY, CLIPPED, cause, wanted * price, amount, since)
     fee = terms.fee * amount
-    state[HELD], state[PAID], state[BORN], state[AGE], state[WATER] = units, price, count[0], 0.0, price
-    state[AT_STOP] = price - distance(terms.stop, decided.stop, since, symbol, price)
-    state[AT_TARGET] = price + distance(terms.target, decided.target, since, symbol, price)
-    state[AT_TRAIL] = price - distance(terms.trail, decided.trail, since, symbol, price)
-    row = fills[count[0]]
-    row[8], row[9] = since, count[0]
-    keep(fills, count, slot, symbol, BUY, ENTRY, base, price, units, fee)
-    return max(cash - amount - fee, 0.0)
+    born = count[FILLS]
+    state[HELD], state[PAID], state[BORN], state[AGE], state[WATER] = units, price, born, 0.0, price
+    state[AT_STOP] = price - distance(terms.stop, stop, since, symbol, price)
+    state[AT_TARGET] = price + distance(terms.target, target, since, symbol, price)
+    state[AT_TRAIL] = price - distance(terms.trail, trail, since, symbol, price)
+    keep(fills, count, slot, symbol, BUY, ENTRY, base, price, units, fee, since, float(born))
+    left = cash - amount - fee
+    return left if left > 0 else 0.0
 
 
 @inner
 def sell(
-    market: Market, terms: Terms, book: Floats, cash: float, slot: int, symbol: int, base: float, reason: int, decided: int,
+    terms: Terms, state: Floats, cash: float, slot: int, symbol: int, base: float, value: float, reason: int, decided: int,
     fills: Floats, notices: Floats, count: Whole,
 ) -> float:  # fmt: skip
     """Sell what is held of `symbol`, as far as the bar's value reaches; the cash there is then. A delisted market takes all."""
-    state = book[symbol]
     last = reason == DELISTED
     price = base if last else slipped(base, SELL, terms.slippage)
     held = state[HELD]
-    units = held if last else min(held, terms.participation * market.value[slot, symbol] / price)
+    available = terms.participation * value / price
+    units = held if last or held < available else available
     if units < held and terms.lot > 0:
         units = np.floor(units / terms.lot) * terms.lot
     amount = units * price
@@ -311,29 +311,9 @@ def sell(
     if units < held:
         note(notices, count, slot, symbol, SELL, CLIPPED, PARTICIPATION, held * price, amount, decided)
     fee = terms.fee * amount
-    row = fills[count[0]]
-    row[8], row[9] = decided, state[BORN]
-    keep(fills, count, slot, symbol, SELL, reason, base, price, units, fee)
+    keep(fills, count, slot, symbol, SELL, reason, base, price, units, fee, decided, state[BORN])
     state[HELD] = held - units
-    return float(cash + amount - fee)
-
-
-@inner
-def same(rows: Floats, used: int, length: int) -> Floats:
-    """The first `used` rows in a new array of `length` rows. (A plain loop: a slice assignment takes 4 s to compile.)"""
-    copy = np.empty((length, rows.shape[1]))
-    for i in range(used):
-        for j in range(rows.shape[1]):
-            copy[i, j] = rows[i, j]
-    return copy
-
-
-@inner
-def longer(rows: Floats, used: int, room: int) -> Floats:
-    """`rows` with space for `room` more than are used."""
-    if used + room <= rows.shape[0]:
-        return rows
-    return same(rows, used, 2 * rows.shape[0] + room)
+    return cash + amount - fee
 
 
 @inner
@@ -344,123 +324,164 @@ def next_buyer(book: Floats, rank: Floats, waiting: Bools) -> int:
         if waiting[symbol]:
             own = rank[int(book[symbol, SINCE]), symbol] if rank.size else 0.0
             if best < 0 or own > highest:
-                best, highest = symbol, -inf if np.isnan(own) else own
+                best, highest = symbol, -inf if isnan(own) else own
     return best
 
 
 @inner
-def order_of(market: Market, decided: Decisions, terms: Terms, equity: float, slot: int, symbol: int) -> tuple[float, int]:
-    """The KRW of a buy order decided at this close (0 where it counts units), and why it cannot be given, or -1."""
-    close = market.close[slot, symbol]
-    stop = distance(terms.stop, decided.stop, slot, symbol, close)
-    target = distance(terms.target, decided.target, slot, symbol, close)
-    trail = distance(terms.trail, decided.trail, slot, symbol, close)
-    if not (stop > 0 and target > 0 and trail > 0) or inf > stop >= close or inf > trail >= close:
+def order_of(
+    terms: Terms, stop: Floats, target: Floats, trail: Floats, risk: Floats, equity: float, slot: int, symbol: int, close: float
+) -> tuple[float, int]:
+    """The KRW of a buy order decided at this close (0 where it counts units), and why it cannot be given, or NOTHING."""
+    to_stop = distance(terms.stop, stop, slot, symbol, close)
+    to_target = distance(terms.target, target, slot, symbol, close)
+    to_trail = distance(terms.trail, trail, slot, symbol, close)
+    if not (to_stop > 0 and to_target > 0 and to_trail > 0) or inf > to_stop >= close or inf > to_trail >= close:
         return 0.0, LEVEL
     if terms.by == UNITS:
-        return 0.0, -1
+        return 0.0, NOTHING
     amount = terms.size * (1.0 if terms.by == KRW else equity)
     if terms.by == RISK:
-        amount *= close / decided.risk[slot, symbol]
-    return (amount, -1) if 0 < amount < inf else (0.0, UNKNOWN_SIZE)
+        amount *= close / risk[slot, symbol]
+    return (amount, NOTHING) if 0 < amount < inf else (0.0, UNKNOWN_SIZE)
+
+
+def trade(market: Market, decided: Decisions, terms: Terms, first: int, end: int, start: float) -> Outcome:
+    """Trade the slots first .. end - 1 with `start` KRW of cash; decisions before `first` are not carried out."""
+    symbols = market.open.shape[1]
+    book, waiting = np.zeros((symbols, WIDTH)), np.zeros(symbols, np.bool_)
+    stack = np.empty(len(decided.program) + 1)
+    fills, notices = np.empty((64 + 4 * symbols, FILL_WIDTH)), np.empty((64 + 6 * symbols, NOTICE_WIDTH))
+    count, course = np.zeros(5, np.int64), np.empty((3, end - first))
+    arrays: tuple[Any, ...] = (*market, *decided)
+    cash = float(start)
+    numbers = Terms(*(cast(Any, float(number)) for number in terms))  # of one type: numba compiles once more for every other
+    while first + count[SLOTS] < end:  # until the end, or until there is no room for what a slot may bring
+        fills, notices = _longer(fills, count[FILLS], 4 * symbols), _longer(notices, count[NOTICES], 6 * symbols)
+        cash = _trade(numbers, first, end, cash, book, waiting, stack, fills, notices, count, course, *arrays)
+    lapsed = _lapsed(book, end)
+    return Outcome(
+        fills[: count[FILLS]].copy(),
+        np.concatenate((notices[: count[NOTICES]], lapsed)),
+        course[EQUITY],
+        course[LEFT],
+        course[OPEN].astype(np.int64),
+    )
+
+
+def _longer(rows: Floats, used: int, room: int) -> Floats:
+    """`rows` with space for `room` more than are used."""
+    if used + room <= len(rows):
+        return rows
+    return np.concatenate((rows[:used], np.empty((2 * len(rows) + room - used, rows.shape[1]))))
+
+
+def _lapsed(book: Floats, end: int) -> Floats:
+    """Notices of the orders that wait when the data ends."""
+    rows = []
+    for symbol in np.nonzero(book[:, ORDER])[0]:
+        side, since, amount = book[symbol, ORDER], book[symbol, SINCE], book[symbol, AMOUNT]
+        cause = Cause.NO_CANDLE if end - 1 - since >= WAIT else Cause.ENDED
+        rows.append((min(since + WAIT, end - 1), symbol, side, Trouble.LAPSED, cause, amount, 0.0, since))
+    return np.array(rows, dtype=np.float64).reshape(-1, NOTICE_WIDTH)
 
 
 @jit
-def trade(market: Market, decided: Decisions, terms: Terms, first: int, end: int, start: float) -> Outcome:
-    """Trade the slots first .. end - 1 with `start` KRW of cash; decisions before `first` are not carried out."""
-    opens, high, low, close, gone = market.open, market.high, market.low, market.close, market.gone
-    enter, leave, program, leaves = decided.enter, decided.leave, decided.program, decided.leaves
-    fraction, trails = terms.trail, decided.trail
+def _trade(
+    terms: Terms, first: int, end: int, cash: float, book: Floats, waiting: Bools, stack: Floats, fills: Floats, notices: Floats,
+    count: Whole, course: Floats, opens: Floats, high: Floats, low: Floats, close: Floats, value: Floats, gone: Whole, enter: Bools,
+    leave: Bools, program: Whole, leaves: Floats, rank: Floats, stop: Floats, target: Floats, trail: Floats, risk: Floats,
+) -> float:  # fmt: skip
+    """Trade slot after slot from first + count[SLOTS] on, while there is room for its rows; the cash that is left."""
     symbols = opens.shape[1]
-    book = np.zeros((symbols, WIDTH))
-    waiting = np.zeros(symbols, np.bool_)
-    stack = np.empty(program.shape[0] + 1)
-    fills, notices = np.empty((64 + 4 * symbols, FILL_WIDTH)), np.empty((64 + 6 * symbols, NOTICE_WIDTH))
-    count = np.zeros(2, np.int64)  # fills, notices
-    equity, cashes, held = np.empty(end - first), np.empty(end - first), np.zeros(end - first, np.int64)
-    cash, orders, places = start, 0, 0
-    for slot in range(first, end):
-        fills, notices = longer(fills, count[0], 4 * symbols), longer(notices, count[1], 6 * symbols)
+    orders, places = count[ORDERS], count[PLACES]
+    for slot in range(first + count[SLOTS], end):
+        if count[FILLS] + 4 * symbols > fills.shape[0] or count[NOTICES] + 6 * symbols > notices.shape[0]:
+            break
         if orders:  # 1. the open
             buyers = 0
             for symbol in range(symbols):
-                side, since = int(book[symbol, ORDER]), int(book[symbol, SINCE])
-                if side == 0 or np.isnan(opens[slot, symbol]):
+                state, base = book[symbol], opens[slot, symbol]
+                if state[ORDER] == 0 or isnan(base):
                     continue
-                book[symbol, ORDER] = 0.0
+                side, since = int(state[ORDER]), int(state[SINCE])
+                state[ORDER] = 0.0
                 orders -= 1
                 if slot - since > WAIT:
-                    note(notices, count, since + WAIT, symbol, side, LAPSED, NO_CANDLE, book[symbol, AMOUNT], 0.0, since)
+                    note(notices, count, since + WAIT, symbol, side, LAPSED, NO_CANDLE, state[AMOUNT], 0.0, since)
                 elif side == SELL:
-                    cash = sell(market, terms, book, cash, slot, symbol, opens[slot, symbol], EXIT, since, fills, notices, count)
-                    places -= book[symbol, HELD] == 0
+                    cash = sell(terms, state, cash, slot, symbol, base, value[slot, symbol], EXIT, since, fills, notices, count)
+                    places -= state[HELD] == 0
                 else:
                     waiting[symbol] = True
                     buyers += 1
             while buyers and places < terms.places:
-                symbol = next_buyer(book, decided.rank, waiting)
+                symbol = next_buyer(book, rank, waiting)
                 waiting[symbol] = False
                 buyers -= 1
-                cash = buy(market, decided, terms, book, cash, slot, symbol, fills, notices, count)
-                places += book[symbol, HELD] > 0
+                state = book[symbol]
+                cash = buy(
+                    terms, stop, target, trail, state, cash, slot, symbol, opens[slot, symbol], value[slot, symbol], fills, notices, count
+                )  # fmt: skip
+                places += state[HELD] > 0
             for symbol in range(symbols if buyers else 0):
                 if waiting[symbol]:
                     waiting[symbol] = False
-                    since = int(book[symbol, SINCE])
-                    note(notices, count, slot, symbol, BUY, REJECTED, FULL, book[symbol, AMOUNT], 0.0, since)
+                    note(
+                        notices, count, slot, symbol, BUY, REJECTED, FULL, book[symbol, AMOUNT], 0.0, int(book[symbol, SINCE])
+                    )  # fmt: skip
         worth = 0.0
         if places:  # 2. the bar, and 3. the close
             for symbol in range(symbols):
-                if book[symbol, HELD] == 0:
+                state = book[symbol]
+                if state[HELD] == 0:
                     continue
-                if np.isnan(opens[slot, symbol]):
-                    worth += book[symbol, HELD] * book[symbol, LAST]
+                opened, last, top = opens[slot, symbol], close[slot, symbol], high[slot, symbol]
+                if isnan(opened):
+                    worth += state[HELD] * state[LAST]
                     continue
-                level = max(book[symbol, AT_STOP], book[symbol, AT_TRAIL])
-                base, reason = nan, STOP if book[symbol, AT_STOP] >= book[symbol, AT_TRAIL] else TRAILING
+                level, base, reason = state[AT_STOP], nan, STOP
+                if state[AT_TRAIL] > level:
+                    level, reason = state[AT_TRAIL], TRAILING
                 if low[slot, symbol] <= level:
-                    base = min(level, opens[slot, symbol])
-                elif high[slot, symbol] >= book[symbol, AT_TARGET]:
-                    base, reason = max(book[symbol, AT_TARGET], opens[slot, symbol]), TARGET
-                if not np.isnan(base):
-                    cash = sell(market, terms, book, cash, slot, symbol, base, reason, slot, fills, notices, count)
-                last = close[slot, symbol]
-                if gone[symbol] == slot and book[symbol, HELD] > 0:
-                    cash = sell(market, terms, book, cash, slot, symbol, last, DELISTED, slot, fills, notices, count)
-                places -= book[symbol, HELD] == 0
-                book[symbol, LAST] = last
-                book[symbol, AGE] += 1
-                book[symbol, WATER] = max(book[symbol, WATER], high[slot, symbol])
-                trail = book[symbol, WATER] - distance(fraction, trails, slot, symbol, book[symbol, WATER])
-                if trail > book[symbol, AT_TRAIL]:
-                    book[symbol, AT_TRAIL] = trail
-                worth += book[symbol, HELD] * last
+                    base = min(level, opened)
+                elif top >= state[AT_TARGET]:
+                    base, reason = max(state[AT_TARGET], opened), TARGET
+                if not isnan(base):
+                    cash = sell(terms, state, cash, slot, symbol, base, value[slot, symbol], reason, slot, fills, notices, count)
+                if gone[symbol] == slot and state[HELD] > 0:
+                    cash = sell(terms, state, cash, slot, symbol, last, value[slot, symbol], DELISTED, slot, fills, notices, count)
+                places -= state[HELD] == 0
+                state[LAST] = last
+                state[AGE] += 1
+                state[WATER] = max(state[WATER], top)
+                level = state[WATER] - distance(terms.trail, trail, slot, symbol, state[WATER])
+                if level > state[AT_TRAIL]:
+                    state[AT_TRAIL] = level
+                worth += state[HELD] * last
         at = slot - first
-        equity[at], cashes[at], held[at] = cash + worth, cash, places
+        course[EQUITY, at], course[LEFT, at], course[OPEN, at] = cash + worth, cash, places
         for symbol in range(symbols):  # 4. decisions
-            if book[symbol, HELD] > 0:
-                if np.isnan(opens[slot, symbol]):
+            state = book[symbol]
+            order, amount = 0.0, 0.0
+            if state[HELD] > 0:
+                if isnan(opens[slot, symbol]):
                     continue
-                if program.shape[0]:
-                    out = truth(program, leaves, slot, symbol, book[symbol, PAID], book[symbol, AGE], stack)
+                if program.shape[0]:  # noqa: SIM108  # two plain lines
+                    out = truth(program, leaves, slot, symbol, state[PAID], state[AGE], stack)
                 else:
                     out = leave[slot, symbol]
                 if out:
-                    book[symbol, ORDER], book[symbol, SINCE], book[symbol, AMOUNT] = SELL, slot, book[symbol, HELD] * close[slot, symbol]
-                    orders += 1
+                    order, amount = -1.0, state[HELD] * close[slot, symbol]
             elif enter[slot, symbol] and gone[symbol] != slot:
-                amount, cause = order_of(market, decided, terms, equity[at], slot, symbol)
+                amount, cause = order_of(terms, stop, target, trail, risk, cash + worth, slot, symbol, close[slot, symbol])
                 if cause >= 0:
                     note(notices, count, slot, symbol, BUY, REJECTED, cause, nan, 0.0, slot)
                 else:
-                    book[symbol, ORDER], book[symbol, SINCE], book[symbol, AMOUNT] = BUY, slot, amount
-                    orders += 1
-    notices = longer(notices, count[1], symbols)
-    for symbol in range(symbols):
-        side, since = int(book[symbol, ORDER]), int(book[symbol, SINCE])
-        if side:
-            note(
-                notices, count, min(since + WAIT, end - 1), symbol, side, LAPSED, NO_CANDLE if end - 1 - since >= WAIT else ENDED,
-                book[symbol, AMOUNT], 0.0, since,
-            )  # fmt: skip
-    return Outcome(same(fills, count[0], count[0]), same(notices, count[1], count[1]), equity, cashes, held)
+                    order = 1.0
+            if order != 0:
+                state[ORDER], state[SINCE], state[AMOUNT] = order, slot, amount
+                orders += 1
+        count[SLOTS] += 1
+    count[ORDERS], count[PLACES] = orders, places
+    return cash

@@ -8,9 +8,9 @@ Unknown values are NaN, and an infinite one counts as unknown: it is no price. T
   before the next bar, NaN before the first bar, and a value depends on its window alone: no running sum that could drift.
 - recursive (ema atr rsi macd): unknown at an unknown value, and the memory stays; a seed counts known values only.
 
-How they are fast without fastmath: windows of 4 s are four windows of s side by side, so a window of n takes log4(n) passes
+How they are fast without fastmath: windows of 2 s are two windows of s side by side, so a window of n takes log2(n) passes
 that the processor does 8 values at a time, where a running sum is one long chain of additions; CHUNK bars at a time keep the
-passes in the first-level cache. A recursive mean is such a chain too; it is shortened to one link per GROUP bars (`_smooth`).
+passes in the first-level cache. A recursive mean is such a chain too; it is shortened to one link per GROUP bars (`_decay`).
 """
 
 from __future__ import annotations
@@ -27,39 +27,40 @@ from mdms_pipeline.market import Floats
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-CHUNK = 1024  # bars; the passes of a window then work on some 32 kB
-GROUP = 4  # bars between two links of a recursive mean: 0.9 ns per bar against 1.7 of the plain recursion (benchmarks/kernels.py)
+CHUNK = 512  # bars; the passes of a window then work on some 20 kB
+GROUP = 4  # bars between two links of a recursive mean (written out in `_decay`): 0.7 ns per bar against 2.5 of the plain recursion
+
+# Ways into compiled code that nobody takes cost a third of the time to compile. numba takes these, its types do not tell.
+_NOT_FROM_C: dict[str, Any] = {"no_cfunc_wrapper": True}
+_NOT_FROM_PYTHON: dict[str, Any] = {"no_cpython_wrapper": True}
 
 
 def jit(function: Function) -> Function:
     """Compile at the first call and keep the result on disk; run without the interpreter lock. No fastmath: the bits are as written."""
-    return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+    return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy", **_NOT_FROM_C)(function))
+
+
+def inner(function: Function) -> Function:
+    """As `jit`, for what only compiled code calls."""
+    return cast(Function, numba.njit(nogil=True, error_model="numpy", **_NOT_FROM_C, **_NOT_FROM_PYTHON)(function))
 
 
 # ---------------------------------------------------------------------------------------------- what the kernels share
 
 
-@jit
+@inner
 def _with_past(past: Floats, x: Floats, start: int, stop: int) -> Floats:
     """x[start:stop] and the past.size values before it, which are `past` if start is 0; a later start lies beyond past.size."""
     if start > 0:
         return x[start - past.size : stop]
-    values = np.empty(past.size + min(stop, x.size))
-    for i in range(past.size):
-        values[i] = past[i]
-    for i in range(values.size - past.size):
-        values[past.size + i] = x[i]
-    return values
+    return np.concatenate((past, x[:stop]))
 
 
-@jit
+@inner
 def _next_past(past: Floats, x: Floats) -> Floats:
     """The last past.size values of `past` and `x` together: the past of the bar after `x`."""
-    values = np.empty(past.size)
-    kept = max(past.size - x.size, 0)
-    for i in range(past.size):
-        values[i] = past[past.size - kept + i] if i < kept else x[x.size - past.size + i]
-    return values
+    newest = x[max(x.size - past.size, 0) :]
+    return np.concatenate((past, newest))[newest.size :].copy()
 
 
 @jit
@@ -77,188 +78,222 @@ def movement(close: Floats, previous_close: float, sign: float) -> Floats:
     return out
 
 
-# A window starts at its index in `values`; those of `size` values are known in `sums`. One loop each, which vectorises.
+# A window is named by its first index. One loop each, which the processor does 4 or 8 values at a time.
 
 
-@jit
+@inner
+def _sum_two(a: Floats, b: Floats, out: Floats) -> None:
+    for i in range(out.size):
+        out[i] = a[i] + b[i]
+
+
+@inner
 def _sum_four(a: Floats, b: Floats, c: Floats, d: Floats, out: Floats) -> None:
     for i in range(out.size):
         out[i] = (a[i] + b[i]) + (c[i] + d[i])
 
 
-@jit
-def _add_windows(values: Floats, sums: Floats, size: int, count: int, excess: Floats) -> None:
-    """To the excess of each window add that of `count` (0 to 3) windows side by side."""
-    scale = float(size)
-    if count == 1:
-        for i in range(excess.size):
-            excess[i] += sums[i] - scale * values[i]
-    elif count == 2:
-        second = sums[size:]
-        for i in range(excess.size):
-            base = scale * values[i]
-            excess[i] += (sums[i] - base) + (second[i] - base)
-    elif count == 3:
-        second, third = sums[size:], sums[2 * size :]
-        for i in range(excess.size):
-            base = scale * values[i]
-            excess[i] += ((sums[i] - base) + (second[i] - base)) + (third[i] - base)
+@inner
+def _first_means(sums: Floats, scale: float, means: Floats) -> None:
+    for i in range(means.size):
+        mean = scale * sums[i]
+        means[i] = mean if abs(mean) < inf else nan
 
 
-@jit
-def _finish_means(values: Floats, excess: Floats, n: int, out: Floats) -> None:
-    share = 1.0 / n
-    for i in range(out.size):
-        mean = values[i] + share * excess[i]
-        out[i] = mean if abs(mean) < inf else nan
+@inner
+def _blend(sums: Floats, scale: float, share: float, means: Floats) -> None:
+    """Bring into the means the windows that follow theirs, whose share of all bars is `share`. Equal means stay as they are."""
+    for i in range(means.size):
+        mean = means[i] + share * (scale * sums[i] - means[i])
+        means[i] = mean if abs(mean) < inf else nan
 
 
-@jit
+@inner
 def _means(past: Floats, x: Floats, n: int, out: Floats) -> None:
     """Mean of the last `n` values at each of `x`, into `out`; `past` is the n - 1 values before `x`.
 
-    A window is its base-4 digits: 20 = 1 * 16 + 1 * 4. `excess` is by how much it is above n times its first value: exactly 0
-    over a constant, as a constant's sum is exact when its size is a power of 2.
+    A window is its binary digits: 20 = 4 + 16. The sum of a constant is exact where the size is a power of 2, so is its mean.
     """
     chunk = max(CHUNK, 4 * n)
-    narrow, wide, room = np.empty(chunk + n), np.empty(chunk + n), np.empty(min(chunk, x.size))
+    wider, other = np.empty(chunk + n), np.empty(chunk + n)
     for start in range(0, x.size, chunk):
         means = out[start : start + chunk]
-        values = _with_past(past, x, start, start + chunk)
-        excess = room[: means.size]
-        excess.fill(0.0)
-        sums, size, offset, rest = values, 1, 0, n
+        sums = _with_past(past, x, start, start + chunk)
+        size, known, rest = 1, 0, n
         while True:
-            _add_windows(values, sums[offset:], size, rest % 4, excess)
-            offset += rest % 4 * size
-            rest //= 4
-            if rest == 0:
+            if rest & 1:
+                if known == 0:
+                    _first_means(sums, 1.0 / size, means)
+                else:
+                    _blend(sums[known:], 1.0 / size, size / (known + size), means)
+                known += size
+            if rest == 1:
                 break
-            _sum_four(sums, sums[size:], sums[2 * size :], sums[3 * size :], narrow[: values.size - 4 * size + 1])
-            sums = narrow
-            narrow, wide = wide, narrow
-            size *= 4
-        _finish_means(values, excess, n, means)
+            if rest & 2:
+                wide = wider[: sums.size - size]
+                _sum_two(sums, sums[size:], wide)
+                size, rest = 2 * size, rest >> 1
+            else:
+                wide = wider[: sums.size - 3 * size]
+                _sum_four(sums, sums[size:], sums[2 * size :], sums[3 * size :], wide)
+                size, rest = 4 * size, rest >> 2
+            sums = wide
+            wider, other = other, wider
 
 
-@jit
-def _signed(values: Floats, sign: float, out: Floats) -> None:
+@inner
+def _unknown(values: Floats) -> int:
+    """How many are."""
+    count = 0
+    for i in range(values.size):
+        count += not abs(values[i]) < inf
+    return count
+
+
+@inner
+def _known_or_largest(values: Floats, sign: float) -> Floats:
     """An unknown value becomes the largest of all, so that it wins every comparison."""
-    for i in range(out.size):
-        out[i] = sign * values[i] if abs(values[i]) < inf else inf
+    out = np.empty(values.size)
+    for i in range(values.size):
+        out[i] = values[i] if abs(values[i]) < inf else sign * inf
+    return out
 
 
-@jit
-def _max_four(a: Floats, b: Floats, c: Floats, d: Floats, out: Floats) -> None:
+@inner
+def _largest_to_unknown(values: Floats) -> None:
+    for i in range(values.size):
+        values[i] = values[i] if abs(values[i]) < inf else nan
+
+
+@inner
+def _max_four(a: Floats, b: Floats, c: Floats, d: Floats, sign: float, out: Floats) -> None:
+    """The largest (sign 1) or smallest (sign -1)."""
     for i in range(out.size):
-        first, second, third, fourth = a[i], b[i], c[i], d[i]
+        first, second, third, fourth = sign * a[i], sign * b[i], sign * c[i], sign * d[i]
         left = first if first > second else second
         right = third if third > fourth else fourth
-        out[i] = left if left > right else right
+        out[i] = sign * (left if left > right else right)
 
 
-@jit
-def _unsigned(values: Floats, sign: float) -> None:
-    for i in range(values.size):
-        values[i] = sign * values[i] if values[i] < inf else nan
-
-
-@jit
+@inner
 def _maxima(past: Floats, x: Floats, n: int, sign: float, out: Floats) -> None:
     """Maximum (sign 1) or minimum (sign -1) of the last `n` values at each of `x`, into `out`; `past` is the n - 1 values before `x`."""
     chunk = max(CHUNK, 4 * n)
-    best, wider = np.empty(chunk + n), np.empty(chunk + n)
+    wider, other = np.empty(chunk + n), np.empty(chunk + n)
     for start in range(0, x.size, chunk):
         maxima = out[start : start + chunk]
-        values = _with_past(past, x, start, start + chunk)
-        _signed(values, sign, best[: values.size])
+        best = _with_past(past, x, start, start + chunk)
+        unknown = _unknown(best)
+        if unknown:
+            best = _known_or_largest(best, sign)
         size = 1
         while 4 * size <= n:
-            _max_four(best, best[size:], best[2 * size :], best[3 * size :], wider[: values.size - 4 * size + 1])
-            best, wider = wider, best
+            wide = wider[: best.size - 3 * size]
+            _max_four(best, best[size:], best[2 * size :], best[3 * size :], sign, wide)
+            best = wide
+            wider, other = other, wider
             size *= 4
         last = n - size  # the four may overlap, which a maximum does not mind
-        _max_four(best, best[min(size, last) :], best[min(2 * size, last) :], best[last:], maxima)
-        _unsigned(maxima, sign)
+        _max_four(best, best[min(size, last) :], best[min(2 * size, last) :], best[last:], sign, maxima)
+        if unknown:
+            _largest_to_unknown(maxima)
 
 
-@jit
-def _double(values: Floats, sums: Floats, squares: Floats, size: int, wider_sums: Floats, wider_squares: Floats) -> None:
-    """Two windows of `size` side by side: sums of distances from the first value, sums of squares of those from the mean."""
-    beside, sums_beside, squares_beside = values[size:], sums[size:], squares[size:]
-    scale, share, weight = float(size), 1.0 / size, 0.5 * size
-    for i in range(wider_sums.size):
-        step = beside[i] - values[i]
-        between = step + share * (sums_beside[i] - sums[i])  # of the means
-        wider_sums[i] = sums[i] + sums_beside[i] + scale * step
-        wider_squares[i] = squares[i] + squares_beside[i] + weight * (between * between)
+@inner
+def _pair(values: Floats, ahead: Floats, squares: Floats) -> None:
+    """Windows of 2: how far the mean is ahead of the first value, and the sum of squares of distances from the mean."""
+    second = values[1:]
+    for i in range(ahead.size):
+        ahead[i] = 0.5 * (second[i] - values[i])
+        squares[i] = 2.0 * (ahead[i] * ahead[i])
 
 
-@jit
-def _append(values: Floats, size: int, sums: Floats, squares: Floats) -> None:
+@inner
+def _double(values: Floats, ahead: Floats, squares: Floats, size: int, wider_ahead: Floats, wider_squares: Floats) -> None:
+    """Two windows of `size` side by side."""
+    beside, ahead_beside, squares_beside = values[size:], ahead[size:], squares[size:]
+    weight = 0.5 * size
+    for i in range(wider_ahead.size):
+        between = (beside[i] - values[i]) + (ahead_beside[i] - ahead[i])  # of the means
+        wider_ahead[i] = ahead[i] + 0.5 * between
+        wider_squares[i] = (squares[i] + squares_beside[i]) + weight * (between * between)
+
+
+@inner
+def _append(values: Floats, size: int, ahead: Floats, squares: Floats) -> None:
     """One more value in each window of `size`."""
     end = values[size:]
-    share, weight = 1.0 / size, size / (size + 1.0)
-    for i in range(sums.size):
-        step = end[i] - values[i]
-        between = step - share * sums[i]
-        sums[i] += step
+    share, weight = 1.0 / (size + 1.0), size / (size + 1.0)
+    for i in range(ahead.size):
+        between = (end[i] - values[i]) - ahead[i]
+        ahead[i] += share * between
         squares[i] += weight * (between * between)
 
 
-@jit
+@inner
 def _deviations(past: Floats, x: Floats, n: int, out: Floats) -> None:
     """Population deviation of the last `n` values at each of `x`, into `out`; `past` is the n - 1 values before `x`.
 
     Reads `n` in binary from its highest digit: 20 = 10100 is 1, doubled 2, doubled and one more 5, doubled 10, doubled 20.
     """
     chunk = max(CHUNK, 4 * n)
-    first_bit = 1
-    while 2 * first_bit <= n:
-        first_bit *= 2
-    sums, wider_sums = np.empty(chunk + n), np.empty(chunk + n)
+    digits = 1
+    while n >> digits:
+        digits += 1
+    ahead, wider_ahead = np.empty(chunk + n), np.empty(chunk + n)
     squares, wider_squares = np.empty(chunk + n), np.empty(chunk + n)
+    for i in range(ahead.size if n == 1 else 0):
+        squares[i] = 0.0
     for start in range(0, x.size, chunk):
         deviations = out[start : start + chunk]
         values = _with_past(past, x, start, start + chunk)
-        sums.fill(0.0)
-        squares.fill(0.0)
-        size, bit = 1, first_bit // 2
-        while bit > 0:
-            windows = values.size - 2 * size + 1
-            _double(values, sums, squares, size, wider_sums[:windows], wider_squares[:windows])
-            size *= 2
-            if n & bit:
-                _append(values, size, wider_sums[: windows - 1], wider_squares[: windows - 1])
-                size += 1
-            sums, wider_sums = wider_sums, sums
+        for unread in range(digits - 2, -1, -1):  # digits
+            size = 2 * (n >> (unread + 1))
+            windows = values.size - size + 1
+            if size == 2:
+                _pair(values, wider_ahead[:windows], wider_squares[:windows])
+            else:
+                _double(values, ahead, squares, size // 2, wider_ahead[:windows], wider_squares[:windows])
+            if n >> unread & 1:
+                _append(values, size, wider_ahead[: windows - 1], wider_squares[: windows - 1])
+            ahead, wider_ahead = wider_ahead, ahead
             squares, wider_squares = wider_squares, squares
-            bit //= 2
         share = 1.0 / n
         for i in range(deviations.size):
             deviation = np.sqrt(share * squares[i]) + 0.0 * values[i]  # unknown if a window of one is
             deviations[i] = deviation if deviation < inf else nan
 
 
-@jit
-def _smooth(memory: Floats, x: Floats, n: int, rate: float, out: Floats) -> Floats:
-    """A mean that moves by `rate` towards each value, seeded by the plain mean of the first `n` known ones, into `out`.
+@inner
+def _decay(state: Floats, x: Floats, rate: float, out: Floats) -> None:
+    """A mean that moves by `rate` towards each value, into `out`; an unknown value is passed over. Brings `state` up to the last bar.
 
     mean = keep mean[1] + rate x, in groups of GROUP known values: `part` is what those of the group so far contribute, `start`
     the mean before it, `power` what it still weighs. Only `start` waits for the group before, so the processor works on
     several groups at once.
     """
-    start, part, power, step, count = memory[0], memory[1], memory[2], int(memory[3]), memory[4]
+    start, part, power, step = state[0], state[1], state[2], int(state[3])
     keep = 1.0 - rate
-    for i in range(x.size):
+    keep_2 = keep * keep
+    keep_3 = keep_2 * keep
+    keep_4 = keep_3 * keep
+    i = 0
+    while i < x.size:
+        if step == 0 and i + GROUP <= x.size:
+            first = rate * x[i]
+            second = keep * first + rate * x[i + 1]
+            third = keep * second + rate * x[i + 2]
+            mean = keep_4 * start + (keep * third + rate * x[i + 3])
+            if abs(mean) < inf:  # no value of the group is unknown
+                out[i] = keep * start + first
+                out[i + 1] = keep_2 * start + second
+                out[i + 2] = keep_3 * start + third
+                out[i + 3] = mean
+                start = mean
+                i += GROUP
+                continue
         value = x[i]
-        if not abs(value) < inf:
-            out[i] = nan
-        elif count < n:
-            count += 1
-            start += (value - start) / count
-            out[i] = start if count == n else nan
-        else:
+        if abs(value) < inf:
             part = keep * part + rate * value
             power *= keep
             mean = power * start + part
@@ -266,10 +301,32 @@ def _smooth(memory: Floats, x: Floats, n: int, rate: float, out: Floats) -> Floa
             step += 1
             if step == GROUP:
                 start, part, power, step = mean, 0.0, 1.0, 0
-    return np.array([start, part, power, float(step), count])
+        else:
+            out[i] = nan
+        i += 1
+    state[0], state[1], state[2], state[3] = start, part, power, step
 
 
-UNSEEDED = (0.0, 0.0, 1.0, 0.0, 0.0)  # the memory of `_smooth`: start, part, power, values in the group, known values in the seed
+@inner
+def _smooth(memory: Floats, x: Floats, n: int, rate: float, out: Floats) -> Floats:
+    """As `_decay`, seeded by the plain mean of the first `n` known values; the memory after `x`."""
+    state = memory.copy()
+    count, seeded = state[4], 0
+    while seeded < x.size and count < n:
+        value = x[seeded]
+        out[seeded] = nan
+        if abs(value) < inf:
+            count += 1
+            state[0] += (value - state[0]) / count
+            if count == n:
+                out[seeded] = state[0]
+        seeded += 1
+    state[4] = count
+    _decay(state, x[seeded:], rate, out[seeded:])
+    return state
+
+
+UNSEEDED = (0.0, 0.0, 1.0, 0.0, 0.0)  # the memory of `_smooth`: that of `_decay` and the known values in the seed
 
 
 def _window(n: int) -> list[float]:
@@ -280,7 +337,7 @@ def _window(n: int) -> list[float]:
 # ------------------------------------------------------------------------------------------------------- the indicators
 
 
-@jit
+@inner
 def _reach(high: float, low: float, before: float) -> float:
     reach = max(high - low, max(abs(high - before), abs(low - before)))
     return reach if abs(high) + abs(low) + abs(before) < inf else nan
@@ -308,10 +365,12 @@ def tr(memory: Floats, high: Floats, low: Floats, close: Floats) -> tuple[Floats
     ranges, high_after, low_after = out[0, 1:], high[1:], low[1:]
     for i in range(ranges.size):
         ranges[i] = _reach(high_after[i], low_after[i], close[i])
-    return np.array([close[-1], 1.0]), out
+    after = np.empty(2)
+    after[0], after[1] = close[-1], 1.0
+    return after, out
 
 
-@indicator(source="close", reads=lambda source, n: (source,), memory=_window, lag=lambda n: n - 1)
+@indicator(source="close", reads=lambda source, n: (source,), memory=_window, lag=lambda n: n - 1, version=2)
 @jit
 def sma(memory: Floats, x: Floats, n: int = 20) -> tuple[Floats, Floats]:
     """Simple Moving Average: the plain mean of the last `n` values of `x`. In the unit of `x`.
@@ -344,7 +403,7 @@ def ema(memory: Floats, x: Floats, n: int = 20) -> tuple[Floats, Floats]:
     return _smooth(memory, x, n, 2.0 / (n + 1), out[0]), out
 
 
-@indicator(source="close", reads=lambda source, n: (source,), memory=_window, lag=lambda n: n - 1)
+@indicator(source="close", reads=lambda source, n: (source,), memory=_window, lag=lambda n: n - 1, version=2)
 @jit
 def stddev(memory: Floats, x: Floats, n: int = 20) -> tuple[Floats, Floats]:
     """Standard deviation of the last `n` values of `x`, of the population. In the unit of `x`.
@@ -383,10 +442,16 @@ def lowest(memory: Floats, x: Floats, n: int = 20) -> tuple[Floats, Floats]:
     return _next_past(memory, x), out
 
 
+@inner
+def _share(up: float, down: float) -> float:
+    return 100 * up / (up + down) if up + down > 0 else nan
+
+
 @indicator(
     reads=lambda n: ("rise", "fall", sma("rise", n), sma("fall", n)),
-    memory=lambda n: (nan, nan, 0.0, 0.0, 1.0, 0.0),  # start, part and power as in _smooth
+    memory=lambda n: (nan, 0.0, 1.0, 0.0) * 2,  # start, part, power and step of the rises, and of the falls, as in _decay
     settles=lambda n: forgets(1 / n),
+    version=2,
 )
 @jit
 def rsi(memory: Floats, rise: Floats, fall: Floats, mean_rise: Floats, mean_fall: Floats, n: int = 14) -> tuple[Floats, Floats]:
@@ -397,26 +462,21 @@ def rsi(memory: Floats, rise: Floats, fall: Floats, mean_rise: Floats, mean_fall
     U and D are Wilder means over `n` bars of the rises and falls of `close`; each starts as their plain mean (sma).
     A market that has not moved has no direction: unknown. Source: Wilder, New Concepts in Technical Trading Systems (1978).
     """
-    up, down, up_part, down_part, power, step = memory[0], memory[1], memory[2], memory[3], memory[4], int(memory[5])
-    rate, keep = 1.0 / n, 1.0 - 1.0 / n
+    up, down = memory[:4].copy(), memory[4:].copy()
     out = np.empty((1, rise.size))
-    share = out[0]
-    for i in range(rise.size):
-        if not abs(rise[i]) + abs(fall[i]) < inf:
-            share[i] = nan
-        elif np.isnan(up):  # until sma has n values: the seed
-            up, down = mean_rise[i], mean_fall[i]
-            share[i] = 100 * up / (up + down) if up + down > 0 else nan
-        else:  # in groups, as in _smooth
-            up_part = keep * up_part + rate * rise[i]
-            down_part = keep * down_part + rate * fall[i]
-            power *= keep
-            u, d = power * up + up_part, power * down + down_part
-            share[i] = 100 * u / (u + d) if u + d > 0 else nan
-            step += 1
-            if step == GROUP:
-                up, down, up_part, down_part, power, step = u, d, 0.0, 0.0, 1.0, 0
-    return np.array([up, down, up_part, down_part, power, float(step)]), out
+    share, falls = out[0], np.empty(min(CHUNK, rise.size))
+    seeded = 0
+    while seeded < rise.size and np.isnan(up[0]):  # until sma has n values: the seed
+        up[0], down[0] = mean_rise[seeded], mean_fall[seeded]
+        share[seeded] = _share(up[0], down[0])
+        seeded += 1
+    for start in range(seeded, rise.size, CHUNK):
+        shares = share[start : start + CHUNK]
+        _decay(up, rise[start : start + CHUNK], 1.0 / n, shares)
+        _decay(down, fall[start : start + CHUNK], 1.0 / n, falls)
+        for i in range(shares.size):
+            shares[i] = _share(shares[i], falls[i])
+    return np.concatenate((up, down)), out
 
 
 @indicator(reads=lambda n: (tr(),), memory=lambda n: UNSEEDED, lag=lambda n: n - 1, settles=lambda n: forgets(1 / n))
@@ -490,6 +550,7 @@ def bollinger(memory: Floats, close: Floats, mean: Floats, deviation: Floats, n:
     writes=("raw", "k", "d"),
     memory=lambda n, a, b: _window(a) + _window(b),
     lag=lambda n, a, b: (0, a - 1, a + b - 2),
+    version=2,
 )
 @jit
 def stoch(memory: Floats, close: Floats, top: Floats, bottom: Floats, n: int = 14, a: int = 3, b: int = 3) -> tuple[Floats, Floats]:

@@ -42,6 +42,7 @@ REFERENCE_DAY = np.int64(20_779)  # 2026-11-22: a market stands at its `price` a
 OCTAVES = 11  # of noise, drawn from streams 0 to 10; the slowest has a knot every 1024 days
 WILD_SLOWLY, WILD_QUICKLY, BUSY_SLOWLY, BUSY_TODAY, BUSY_HOUR, TICK_TIME = np.arange(101, 107)  # the other streams
 _DAYS_5, _DAYS_24, _DAYS_60 = np.array([5, 24, 60])
+_ZERO = cast(int, np.int64(0))
 
 _BOUNDS = np.array([bound * PRICE_UNITS for bound, _ in TICKS])
 _TICKS = np.array([float(round(tick * PRICE_UNITS)) for _, tick in TICKS])
@@ -57,9 +58,19 @@ _STEP_SD = 0.5  # of a sum of three uniforms
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+# Ways into compiled code that nobody takes cost a third of the time to compile. numba takes these, its types do not tell.
+_NOT_FROM_C: dict[str, Any] = {"no_cfunc_wrapper": True}
+_NOT_FROM_PYTHON: dict[str, Any] = {"no_cpython_wrapper": True}
+
+
 def jit(kernel: F) -> F:
     """Compile once for this machine. error_model: a division that may raise is not vectorised (12 against 7 ns per minute)."""
-    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(kernel))
+    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", **_NOT_FROM_C)(kernel))
+
+
+def inner(kernel: F) -> F:
+    """As `jit`, for what only compiled code calls."""
+    return cast(F, numba.njit(nogil=True, error_model="numpy", **_NOT_FROM_C, **_NOT_FROM_PYTHON)(kernel))
 
 
 class Nature(NamedTuple):
@@ -78,7 +89,7 @@ class Nature(NamedTuple):
     flat_tick: float  # price units; 0 means the KRW table
 
 
-@jit
+@inner
 def mix(x: np.uint64) -> np.uint64:
     """64 well-mixed bits (splitmix64's finaliser)."""
     x = (x ^ (x >> _S30)) * _M1
@@ -86,14 +97,14 @@ def mix(x: np.uint64) -> np.uint64:
     return x ^ (x >> _S31)
 
 
-@jit
+@inner
 def draw(key: int, stream: Whole, at: Whole) -> float:
     """A uniform number in [-1, 1) named by (key, stream, at)."""
     bits = mix(mix(np.uint64(key) + np.uint64(stream) * _GOLDEN) + np.uint64(at) * _GOLDEN)
     return float(bits >> _S32) / 2147483648.0 - 1.0
 
 
-@jit
+@inner
 def noise(key: int, stream: Whole, day: Whole, period: Whole) -> float:
     """Value noise in [-1, 1): a draw every `period` days, straight lines between."""
     knot = day // period
@@ -101,13 +112,13 @@ def noise(key: int, stream: Whole, day: Whole, period: Whole) -> float:
     return (1.0 - share) * draw(key, stream, knot) + share * draw(key, stream, knot + 1)
 
 
-@jit
+@inner
 def weather(key: int, day: Whole) -> float:
     """How wild a day is: 1 is ordinary, calm spells near 0.4, wild ones near 2.5."""
     return exp(0.55 * noise(key, WILD_SLOWLY, day, _DAYS_24) + 0.35 * noise(key, WILD_QUICKLY, day, _DAYS_5))
 
 
-@jit
+@inner
 def wander(key: int, day: Whole) -> float:
     """Log level of a walk with a daily standard deviation near 1, as layers of noise: trends, ranges and regimes.
 
@@ -122,13 +133,13 @@ def wander(key: int, day: Whole) -> float:
     return total
 
 
-@jit
+@inner
 def log_level(nature: Nature, day: Whole) -> float:
     """Natural logarithm of the price at the midnight that opens `day`, before the price grid."""
     return nature.beta * 0.022 * wander(nature.common, day) + nature.daily_move * wander(nature.key, day)
 
 
-@jit
+@inner
 def snap(prices: Floats, least: float, most: float, flat_tick: float) -> None:
     """Round `prices` (price units, all in [least, most]) down to the exchange's grid in place. Monotone: extremes stay extremes.
 
@@ -154,7 +165,7 @@ def snap(prices: Floats, least: float, most: float, flat_tick: float) -> None:
         prices[i] = (n if n >= 1.0 else 1.0) * tick
 
 
-@jit
+@inner
 def outline(nature: Nature, day: int) -> tuple[float, float, float, float, float, float]:
     """A day before its minutes: price at both midnights, standard deviation (fraction), how wild, and the bounds (price units).
 
@@ -184,7 +195,7 @@ def reach(nature: Nature, first_day: int, days: int) -> Floats:
     return bounds
 
 
-@jit
+@inner
 def fill_path(nature: Nature, day: int, path: Floats, bits: Bits, steps: Floats) -> None:
     """The bridge of one day: `path[i]` is the price (price units, not yet on the grid) as minute i opens, `path[1440]` the next midnight's.
 
@@ -212,7 +223,7 @@ def fill_path(nature: Nature, day: int, path: Floats, bits: Bits, steps: Floats)
         path[i] = price if price < most else most
 
 
-@jit
+@inner
 def fill_day(nature: Nature, day: int, path: Floats, high: Floats, low: Floats, lots: Floats, bits: Bits) -> None:
     """The minutes of one day, all whole numbers: minute i runs from path[i] to path[i + 1] (price units).
 
@@ -260,14 +271,14 @@ def fill_day(nature: Nature, day: int, path: Floats, high: Floats, low: Floats, 
     snap(low, bottom - step, top + step + 1.0, nature.flat_tick)
 
 
-@jit
+@inner
 def tick_ms(key: int, minute: int, k: int, lone: bool) -> int:
     """When the `k`-th tick of a minute (since the epoch) happened, ms UTC: one in every quarter of it; a lone one anywhere."""
     share = 0.5 * (draw(key, TICK_TIME + k, minute) + 1.0)
     return minute * 60_000 + (int(share * 60_000.0) if lone else k * 15_000 + int(share * 15_000.0))
 
 
-@jit
+@inner
 def merge(rows: Ints, b: int, first: float, high: float, low: float, last: float, volume: int, value: int, at_ms: int) -> None:
     """Add to row `b` a piece of trading later than what it holds."""
     if rows[b, VOLUME] == 0:
@@ -308,7 +319,7 @@ def aggregate(nature: Nature, edges: Ints, cut_ms: int) -> Ints:
                 b += 1
             whole = min((min(edges[b + 1], cut_ms // 1000) - midnight) // MINUTE, until)
             if opened >= edges[b] and i < whole:  # whole minutes of this bucket: no need to look at their ticks
-                first, top, bottom, last, volume, value, newest = 0.0, 0.0, np.inf, 0.0, 0, 0, -1
+                first, top, bottom, last, volume, value, newest = 0.0, 0.0, np.inf, 0.0, _ZERO, _ZERO, -1
                 for j in range(i, whole):
                     lot = lots[j]
                     if lot == 0.0:

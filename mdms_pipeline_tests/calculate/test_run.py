@@ -121,16 +121,16 @@ def test_a_kind_that_reads_an_unregistered_one_is_refused() -> None:
 # were made by other bits; then note the new pair here.
 BITS: dict[str, tuple[int, str]] = {
     "tr": (1, "a5367c3da5ad9f66"),
-    "sma": (1, "48d4431721d9b918"),
+    "sma": (2, "48d4431721d9b918"),
     "ema": (1, "50c24839e51ab02a"),
-    "stddev": (1, "ee64ec2822073c72"),
+    "stddev": (2, "aa7fe87aeec13478"),
     "highest": (1, "c44f0e4a2a154090"),
     "lowest": (1, "2e9dbea824af9a5a"),
-    "rsi": (1, "ba444050f8c755c1"),
+    "rsi": (2, "ba444050f8c755c1"),
     "atr": (1, "1b796ee0817a1437"),
     "macd": (1, "631dfcbee0f1329a"),
-    "bollinger": (1, "b81d18e32b4024ab"),
-    "stoch": (1, "3a69f986520d88ea"),
+    "bollinger": (1, "aef9a35487492985"),
+    "stoch": (2, "be47ced1b0dde38d"),
 }
 
 
