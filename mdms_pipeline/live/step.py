@@ -48,12 +48,13 @@ def each(indicator: Indicator, memories: Floats, columns: Floats) -> tuple[Float
     loop = _loop(indicator) if memories.shape[0] >= FEW else None
     if loop is None:
         return _one_by_one(indicator, memories, columns)
-    return loop(indicator.kind.kernel, memories, columns, indicator.params, len(indicator.kind.writes))  # type: ignore[no-any-return]
+    after, outputs = loop(indicator.kind.kernel, memories, columns, indicator.params, len(indicator.kind.writes))
+    return after, outputs
 
 
 def moved(close: Floats, previous_close: Floats, sign: float) -> Floats:
     """How far each symbol's close rose (sign 1) or fell (sign -1) since its bar before."""
-    return _moved(np.ascontiguousarray(close), np.ascontiguousarray(previous_close), sign)  # type: ignore[no-any-return]
+    return _moved(np.ascontiguousarray(close), np.ascontiguousarray(previous_close), sign)
 
 
 def _one_by_one(indicator: Indicator, memories: Floats, columns: Floats) -> tuple[Floats, Floats]:
@@ -131,7 +132,8 @@ def _loop(indicator: Indicator) -> Callable[..., Any] | None:
 
 @cache
 def _compiled(columns: int, params: tuple[Any, ...]) -> Callable[..., Any]:
-    kernel = types.FunctionType(types.Tuple((VECTOR, MATRIX))(VECTOR, *(VECTOR,) * columns, *params))
-    signature = types.Tuple((MATRIX, MATRIX))(kernel, MATRIX, MATRIX, types.Tuple(params), types.int64)
+    several: Any = types.Tuple
+    kernel = types.FunctionType(several((VECTOR, MATRIX))(VECTOR, *(VECTOR,) * columns, *params))
+    signature = several((MATRIX, MATRIX))(kernel, MATRIX, MATRIX, several(params), types.int64)
     loop: Callable[..., Any] = numba.njit(signature, cache=True, nogil=True, error_model="numpy")(LOOPS[columns])
     return loop
