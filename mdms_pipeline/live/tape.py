@@ -92,7 +92,7 @@ class Tape:
         self.undo_memory = {each: memory.copy() for each, memory in self.memory.items()}
 
     def _before_first(self, indicator: Indicator) -> Floats:
-        return np.ascontiguousarray(np.broadcast_to(indicator.memory, (len(self.symbols), *indicator.memory_shape)))
+        return np.broadcast_to(indicator.memory, (len(self.symbols), *indicator.memory_shape)).copy()
 
     @property
     def last(self) -> Instants:
