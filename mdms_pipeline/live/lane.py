@@ -69,6 +69,7 @@ class Lane:
         self.before = self.said.copy()  # and of the one before
         self.shown = self.said.copy()  # of the bar that forms, as last told
         self.told: list[dict[int, Signal]] = [{} for _ in self.symbols]  # signals of the last bar, by watch
+        self.known = np.zeros(len(self.symbols), dtype=np.bool_)  # loaded
         self.changed: set[int] = set()  # rows whose forming bar was not looked at yet
         self.watched = np.array([[watch.takes(symbol) for symbol in self.symbols] for watch in self.watches])
 
@@ -82,6 +83,7 @@ class Lane:
             rows.append(row := self.tape.row[loaded.symbol])
             self.forming[row] = self.last[row] = None
             self.told[row] = {}
+            self.known[row] = True
             self.doubted.discard(loaded.symbol)
         if rows:
             self._say(np.array(rows))
@@ -94,7 +96,7 @@ class Lane:
         ended: dict[int, Bar] = {}  # the newest bar that closes here
         for symbol, bar in heard:
             row = self.tape.row.get(symbol)
-            if row is None:
+            if row is None or not self.known[row]:  # of whose past nothing is known, nothing is said
                 continue
             held = self.forming[row]
             if held is not None and bar.opened_at > held.opened_at:

@@ -15,16 +15,19 @@ import numpy as np
 from mdms_pipeline.calculate.advance import HIT, INCREMENTAL, due
 from mdms_pipeline.calculate.indicator import Indicator
 from mdms_pipeline.calculate.run import carry
+from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.live.tape import NEVER, Loaded
-from mdms_pipeline.live.watch import Watch, calls_of, columns_of
+from mdms_pipeline.live.watch import Bars, Watch, calls_of, columns_of, signals
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, Candles, Floats, Instant, timeframe
 from mdms_pipeline.rules import Call
 from mdms_pipeline.store.candles import Standing, standings
 from mdms_pipeline.store.indicators import Memory, memories
-from mdms_pipeline.store.series import EVER, Series, read_bars, read_last
+from mdms_pipeline.store.schema import SKIP, no_trade
+from mdms_pipeline.store.series import EVER, Series, flattened, read_bars, read_last, read_spans
 from mdms_pipeline.vocabulary import needed, tables
 
 AT_ONCE = 20  # symbols calculated from all their candles at once
+FAR = 10**6  # slots since a trade, where it lies before all that was read
 STORED, CALCULATED = "stored memory", "full calculation"  # ways
 
 
@@ -142,4 +145,53 @@ def _depth(
     starts = [memory.watermark for held in marks.values() for memory in held.values()]
     ends = [standing.last_bar for standing in known.values() if standing.last_bar is not None]
     first = min([*starts, *ends, *([] if since is None else [frame.floor(since)])])
-    return max(watch.lookback for watch in watches) + 3 + frame.slots(first, max([first, *ends]))
+    reach = max(watch.lookback + (watch.max_age or 0) for watch in watches)
+    sparse = any(watch.trades for watch in watches) and any(standing.no_trade != SKIP for standing in known.values())
+    if sparse:  # as far back as rules reach in candles, which lie between bars without a trade
+        return max(standing.bars for standing in known.values())
+    return reach + 3 + frame.slots(first, max([first, *ends]))
+
+
+def reloaded(
+    connection: duckdb.DuckDBPyConnection, watches: Sequence[Watch], symbol: str, told: Candles, until: Instant, bars: int
+) -> Found:
+    """One symbol anew from its stored candles, the last ones as they are `told` now, up to the slot `until`; with its last `bars`."""
+    frame = watches[0].timeframe
+    standing = standings(connection, [(symbol, frame)])[symbol, frame]
+    start = int(told.opened_at[0]) if len(told) else until + 1
+    stored = read_spans(connection, "candles", PRICES_AND_AMOUNTS, frame, {symbol: (EVER[0], start - 1)})[symbol]
+    joined = {name: np.concatenate([stored.columns[name], getattr(told, name)]) for name in PRICES_AND_AMOUNTS}
+    candles = Series(np.concatenate([stored.opened_at, told.opened_at]), joined)
+    seen = candles if standing.no_trade == SKIP else flattened(candles, frame, EVER[0], until)
+    after, fresh = carry(indicators_of(watches), {}, _candles(seen, 0))
+    kept = Series(seen.opened_at, {**seen.columns, **{name: fresh[name] for name in columns_of(watches) if name in fresh}}).last(bars)
+    newest = int(candles.opened_at[-1])
+    return Found(Loaded(symbol, kept.opened_at, kept.columns, after, len(seen.opened_at), newest, len(candles.opened_at)), CALCULATED)
+
+
+def judged_bars(loaded: Loaded, watch: Watch, no_trade: str) -> Bars:
+    """The bars of a loaded symbol as `watch` decides on them."""
+    columns, opened_at = loaded.columns, loaded.opened_at
+    first = loaded.bars - len(opened_at)
+    if no_trade == SKIP:
+        return Bars(loaded.symbol, opened_at, columns, first=first)
+    traded = columns["volume"] > 0
+    if watch.trades:
+        there = {name: column[traded] for name, column in columns.items()}
+        return Bars(loaded.symbol, opened_at[traded], there, first=loaded.trades - int(traded.sum()))
+    slots = np.arange(len(opened_at))
+    last = np.maximum.accumulate(np.where(traded, slots, -1))
+    unknown = last < 0  # the last trade is older than what was read: by the stored standing it may still be told, here it need not
+    return Bars(loaded.symbol, opened_at, columns, np.where(unknown, FAR, slots - last), first)
+
+
+def expected(connection: duckdb.DuckDBPyConnection, watches: Sequence[Watch], symbols: Sequence[str], since: Instant) -> list[Signal]:
+    """What the stored candles say that was to be told of `watches` (of one timeframe): every change at a bar from `since` on."""
+    seen = no_trade(connection)
+    found = []
+    for each in load(connection, watches, symbols, since):
+        for watch in watches:
+            if watch.takes(each.loaded.symbol):
+                told = signals(watch, judged_bars(each.loaded, watch, seen))
+                found += [signal for signal in told if signal.opened_at >= since]
+    return found

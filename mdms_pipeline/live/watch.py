@@ -69,6 +69,11 @@ class Watch:
         said = [*map(str, self.rules), self.stable, self.trades, self.max_age, [indicator_of(call).fingerprint for call in self.calls]]
         return hashlib.blake2b(json.dumps([self.timeframe, *said]).encode(), digest_size=16).hexdigest()
 
+    @property
+    def key(self) -> str:
+        """What the journal and the table know it by: the same for the same rule, another one is another watch."""
+        return f"{self.source}:{self.name}:{self.rule}:{self.fingerprint[:12]}"
+
     def takes(self, symbol: str) -> bool:
         return self.symbols is None or symbol in self.symbols
 
