@@ -18,7 +18,7 @@ import httpx
 
 from mdms_pipeline.collect import wire
 from mdms_pipeline.collect.budget import Budget, MemoryBudget, SharedBudget, shared_file
-from mdms_pipeline.collect.pace import Block, Ledger, Pace
+from mdms_pipeline.collect.pace import CONNECT, Block, Ledger, Pace
 from mdms_pipeline.market import KST, Candles, Instant
 from mdms_pipeline.settings import SANDBOX
 
@@ -201,4 +201,4 @@ def _embedded(clock: Callable[[], float]) -> Exchange:
 
 def unlimited() -> MemoryBudget:
     """For an exchange that limits nothing: it begins where the header would lead it."""
-    return MemoryBudget(ledger=Ledger({group: Pace(allowed=math.inf) for group in ("market", "ticker", "candles")}))
+    return MemoryBudget(ledger=Ledger({group: Pace(allowed=math.inf) for group in ("market", "ticker", "candles", CONNECT)}))

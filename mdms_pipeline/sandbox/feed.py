@@ -47,16 +47,15 @@ class Feed:
         told = [self._newest(code, kind) for code, of_code in self._types.items() for kind in of_code if kind in chosen]
         return [message for message in told if message is not None]
 
-    def news(self) -> list[Message]:
-        """What happened since the last call, in the order of the trades."""
+    def news(self) -> Iterator[list[Message]]:
+        """What happened since the last call, stride by stride, in the order of the trades; then what was corrected."""
         now_ms = int(self.sandbox.clock() * 1000)
-        told: list[Message] = []
         for cut_ms in strides(self._seen_ms, now_ms):
-            for code, types in self._types.items():
-                told.extend(self._news_of(code, types, cut_ms, now_ms))
+            told = [message for code, types in self._types.items() for message in self._news_of(code, types, cut_ms, now_ms)]
             self._seen_ms = cut_ms
-        told.sort(key=lambda message: message.last_ms)
-        return [*told, *self._corrections(now_ms)]
+            yield sorted(told, key=lambda message: message.last_ms)
+        if corrected := list(self._corrections(now_ms)):
+            yield corrected
 
     def _news_of(self, code: str, types: list[str], cut_ms: int, now_ms: int) -> Iterator[Message]:
         """Of one market, up to and with `cut_ms`."""

@@ -14,11 +14,12 @@ from mdms_pipeline.sandbox.model import PRICE_UNITS, Ints
 from mdms_pipeline.sandbox.world import QUOTES, Market
 
 KST_AHEAD = 9 * 3600  # s
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def compact(value: Any) -> str:
     """JSON as the exchange spells it: no blanks, Korean as it is."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return ENCODER.encode(value)
 
 
 def times(opened_at: Ints) -> list[str]:
