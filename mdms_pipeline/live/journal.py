@@ -21,7 +21,7 @@ import os
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -34,30 +34,41 @@ from mdms_pipeline.store.signals import Watched
 SEGMENT, BOUND = 4 * 2**20, 16 * 2**20  # bytes of one file, and of all
 MOST_HELD = 20_000  # lines that wait in memory for room on the disk
 MOST_READ = 256 * 2**10  # bytes read at once
-Said = dict[str, Any]
+Reached = Mapping[str, Instant]  # watch -> the newest bar of which all its symbols were judged
+Said = dict[str, Any]  # a line as JSON holds it
+Line = tuple[bytes, Said]
+
+NAMES = tuple(one.name for one in fields(Signal))
+ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line."""
+    """One line. One that cannot be read says nothing."""
 
     end: int  # the position after it: all up to there was read
     signal: Signal | None = None
-    watched: tuple[Watched, ...] = ()  # how far these stretches had come then
+    watched: tuple[Watched, ...] = ()  # stretches that begin, or (at the top of a file) go on
+    reached: Reached = field(default_factory=dict)
 
 
 @dataclass
 class Segment:
-    """One file, as far as this process has read it."""
+    """One file, as far as this process knows it."""
 
     base: int  # the position of its first byte
-    size: int = 0
+    before: int = 0  # signals in all files before it, also those that are forgotten
+    size: int = 0  # whole lines only
     ids: set[str] = field(default_factory=set)
     ends: list[int] = field(default_factory=list)  # positions after each signal
 
     @property
     def end(self) -> int:
         return self.base + self.size
+
+    @property
+    def count(self) -> int:
+        return self.before + len(self.ends)
 
 
 class Journal:
@@ -68,33 +79,33 @@ class Journal:
         self.folder, self.sync = folder, sync
         self.trouble: str | None = None  # why the last lines are not on the disk
         self.lost = 0  # lines that found no room on the disk, nor in memory
-        self.broken = 0  # lines that are not ours, or were damaged
+        self.broken = 0  # lines that cannot be read
         self._segment, self._bound = segment, bound
         self._released = 0
-        self._held: list[bytes] = []
+        self._held: list[Line] = []
         self._held_ids: set[str] = set()
-        self._watched: dict[tuple[str, Instant], Watched] = {}
+        self._stretches: dict[str, Watched] = {}  # watch -> its newest stretch
         self._guard = threading.RLock()
         folder.mkdir(parents=True, exist_ok=True)
-        found = sorted(int(file.stem) for file in folder.glob("*.jsonl") if file.stem.isdigit())
-        # a new journal begins beyond all positions that one before it, deleted since, can have reached: it wrote less than 1 MB a second
-        self._segments = [Segment(base) for base in found or [int(time.time() * 1e6)]]
-        with self._guard:
-            self._catch_up()
+        self._segments: list[Segment] = []
+        with self._guard, self._turn():
+            self._open()
 
     # ---- writing
 
-    def append(self, signals: Sequence[Signal], watched: Sequence[Watched] = ()) -> list[Signal]:
+    def append(self, signals: Sequence[Signal], watched: Sequence[Watched] = (), reached: Reached | None = None) -> list[Signal]:
         """Write what is new, in one write; the signals that were not there before. A disk that is full raises nothing: see `trouble`."""
         with self._guard:
             try:
                 with self._turn():
-                    self._catch_up()
+                    self._open() if self._gone() else self._catch_up()
                     new = self._unknown(signals)
-                    self._write([*self._held, *_lines(new, watched)])
+                    if lines := [*self._held, *lines_of(new, watched, reached or {})]:
+                        self._write(lines)
                     self._held, self._held_ids, self.trouble = [], set(), None
             except OSError as error:
-                new = self._hold(signals, watched, error)
+                new = self._unknown(signals)
+                self._hold(new, lines_of(new, watched, reached or {}), error)
             return new
 
     def release(self, position: int) -> None:
@@ -103,60 +114,53 @@ class Journal:
 
     def _unknown(self, signals: Sequence[Signal]) -> list[Signal]:
         """Those that are not in the journal, each once."""
-        known = [segment.ids for segment in self._segments]
-        fresh = {signal.id: signal for signal in signals if signal.id not in self._held_ids and not any(signal.id in ids for ids in known)}
-        return list(fresh.values())
+        known = [self._held_ids, *(segment.ids for segment in self._segments)]
+        return list({signal.id: signal for signal in signals if not any(signal.id in ids for ids in known)}.values())
 
-    def _write(self, lines: Sequence[bytes]) -> None:
-        if not lines:
-            return
-        data = b"".join(lines)
-        if self._segments[-1].size and self._segments[-1].size + len(data) > self._segment:
+    def _write(self, lines: Sequence[Line]) -> None:
+        """Add lines to the newest file, or to a new one where it is full. Raises OSError."""
+        size = sum(len(data) for data, _ in lines)
+        if self._segments[-1].size and self._segments[-1].size + size > self._segment:
             self._cut()
-        self._put(data)
-        self._catch_up()
-
-    def _put(self, data: bytes) -> None:
-        """Add to the newest file, all or nothing. Raises OSError."""
-        last = self._segments[-1]
-        handle = os.open(self._file(last.base), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            if os.fstat(handle).st_size > last.size:  # a line that somebody did not finish
-                os.ftruncate(handle, last.size)
-            written = 0
-            try:
-                while written < len(data):
-                    written += os.write(handle, data[written:])
-                if self.sync:
-                    os.fdatasync(handle)
-            except OSError:
-                os.ftruncate(handle, last.size)
-                raise
-        finally:
-            os.close(handle)
+        self._put(self._segments[-1], lines)
 
     def _cut(self) -> None:
-        """Begin a new file, which says first how far the watches have come; forget the oldest where they are too many."""
-        self._segments.append(Segment(self._segments[-1].end))
-        try:
-            self._put(b"".join(_lines((), list(self._watched.values()))))
-        except OSError:
-            self._segments.pop()
-            raise
+        """Begin a new file, which says first how far the watches have come; forget the oldest where there are too many."""
+        new = Segment(self._segments[-1].end)
+        self._put(new, [line_of({"before": self._segments[-1].count, "watched": [asdict(one) for one in self._stretches.values()]})])
+        self._segments.append(new)
         while sum(one.size for one in self._segments) > self._bound and self._segments[0].end <= self._released:
             self._file(self._segments.pop(0).base).unlink(missing_ok=True)
 
-    def _hold(self, signals: Sequence[Signal], watched: Sequence[Watched], error: OSError) -> list[Signal]:
-        new = self._unknown(signals)
-        self._held += _lines(new, watched)
+    def _put(self, segment: Segment, lines: Sequence[Line]) -> None:
+        """Add lines to a file, all or none. Raises OSError."""
+        data, written = b"".join(data for data, _ in lines), 0
+        handle = os.open(self._file(segment.base), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            if os.fstat(handle).st_size > segment.size:  # a line that somebody did not finish
+                os.ftruncate(handle, segment.size)
+            while written < len(data):
+                written += os.write(handle, data[written:])
+            if self.sync:
+                os.fdatasync(handle)
+        except OSError:
+            os.ftruncate(handle, segment.size)
+            raise
+        finally:
+            os.close(handle)
+        self._note(segment, lines)
+
+    def _hold(self, new: Sequence[Signal], lines: Sequence[Line], error: OSError) -> None:
         self._held_ids |= {signal.id for signal in new}
+        self._held += lines
         self.lost += max(0, len(self._held) - MOST_HELD)
         self._held = self._held[-MOST_HELD:]
         self.trouble = f"{self.folder}: {error.strerror or error}; {len(self._held)} lines wait in memory"
-        return new
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
+        """One writer at a time, of all processes."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -169,7 +173,11 @@ class Journal:
     def refresh(self) -> None:
         """Learn of what other processes have appended."""
         with self._guard:
-            self._catch_up()
+            if not self._gone():
+                self._catch_up()
+                return
+            with self._turn():
+                self._open()
 
     @property
     def end(self) -> int:
@@ -184,21 +192,33 @@ class Journal:
             return self._segments[0].base
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """What the journal takes on the disk."""
         with self._guard:
             return sum(one.size for one in self._segments)
 
-    @property
-    def watched(self) -> list[Watched]:
-        """Every stretch that the journal tells of, as far as it has come."""
+    def stretch(self, watch: str) -> Watched | None:
+        """The newest stretch of a watch, as far as it has come; None where it was never watched."""
         with self._guard:
-            return list(self._watched.values())
+            return self._stretches.get(watch)
 
-    def waiting(self, position: int) -> int:
-        """How many signals come after this position."""
+    def stretches_at(self, position: int) -> dict[str, Watched]:
+        """Watch -> its stretch as the lines up to this position tell it."""
         with self._guard:
-            return sum(len(one.ends) - bisect_right(one.ends, position) for one in self._segments if one.end > position)
+            base = next((one.base for one in reversed(self._segments) if one.base <= position), self.start)
+        found: dict[str, Watched] = {}
+        while base < position and (entries := self.after(base)):
+            for entry in entries:
+                if entry.end <= position:
+                    extend(found, entry)
+            base = entries[-1].end
+        return found
+
+    def count(self, position: int | None = None) -> int:
+        """How many signals there were up to this position (None: in all), since the journal began."""
+        with self._guard:
+            last = next((one for one in reversed(self._segments) if position is None or one.base < position), self._segments[0])
+            return last.count if position is None else last.before + bisect_right(last.ends, position)
 
     def after(self, position: int, limit: int = 200) -> list[Entry]:
         """The entries after this position, oldest first, at most so many. A position that is forgotten counts as the start."""
@@ -208,96 +228,143 @@ class Journal:
         for base, end in segments:
             at = max(base, position)
             while at < end and len(found) < limit:
-                data = self._read(base, at, min(end, at + MOST_READ))
-                for line in data.splitlines(keepends=True):
+                lines = self._lines(base, at, end)
+                if not lines:
+                    return found
+                for line in lines[: limit - len(found)]:
                     at += len(line)
-                    found.append(_entry(line, at))
-                if not data:  # forgotten meanwhile
-                    break
-        return found[:limit]
+                    found.append(entry_of(said_in(line), at))
+        return found
 
-    def _read(self, base: int, start: int, end: int) -> bytes:
-        """Whole lines from `start`, as many as end before `end`, one at the least."""
+    def _lines(self, base: int, start: int, end: int) -> list[bytes]:
+        """Whole lines between two positions of a file, as many as are read at once; none where the file was forgotten meanwhile."""
         try:
             with self._file(base).open("rb") as file:
                 file.seek(start - base)
-                data = file.read(end - start)
-                if data and not data.endswith(b"\n"):
-                    whole = data.rfind(b"\n") + 1
-                    data = data[:whole] if whole else data + file.readline()
-                return data
+                data = file.read(min(MOST_READ, end - start))
+                return (data + file.readline()).splitlines(keepends=True) if not data.endswith(b"\n") else data.splitlines(keepends=True)
         except FileNotFoundError:
-            return b""
+            return []
+
+    def _gone(self) -> bool:
+        """Whether somebody has deleted, or shortened, what was written."""
+        last = self._segments[-1]
+        try:
+            return self._file(last.base).stat().st_size < last.size
+        except FileNotFoundError:
+            return True
+
+    def _open(self) -> None:
+        """Read what there is, or begin."""
+        found = sorted(int(file.stem) for file in self.folder.glob("*.jsonl") if file.stem.isdigit())
+        # a new journal begins beyond all positions that one before it, deleted since, has reached: it wrote less than 1 GB a second
+        self._segments = [Segment(base) for base in found or [time.time_ns()]]
+        self._file(self._segments[-1].base).touch()
+        for one in self._segments:
+            self._learn(one)
 
     def _catch_up(self) -> None:
         """Read what was appended since, by whomever, up to the last whole line."""
-        while True:
-            last = self._segments[-1]
+        last = self._segments[-1]
+        self._learn(last)
+        while last.size and self._file(last.end).exists():
+            last = Segment(last.end)
+            self._segments.append(last)
             self._learn(last)
-            if last.size == 0 or not self._file(last.end).exists():
-                break
-            self._segments.append(Segment(last.end))
         while len(self._segments) > 1 and not self._file(self._segments[0].base).exists():  # another process has forgotten it
             self._segments.pop(0)
 
     def _learn(self, segment: Segment) -> None:
+        """Take in the lines of a file that are not known yet."""
+        file = self._file(segment.base)
         try:
-            with self._file(segment.base).open("rb") as file:
-                file.seek(segment.size)
-                data = file.read()
+            if file.stat().st_size <= segment.size:
+                return
+            with file.open("rb") as handle:
+                handle.seek(segment.size)
+                data = handle.read()
         except FileNotFoundError:
             return
-        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+        self._note(segment, [(line, said_in(line)) for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True)])
+
+    def _note(self, segment: Segment, lines: Sequence[Line]) -> None:
+        for line, said in lines:
             segment.size += len(line)
-            entry = _entry(line, segment.end)
-            if entry.signal is not None:
-                segment.ids.add(entry.signal.id)
+            if "id" in said:
+                segment.ids.add(said["id"])
                 segment.ends.append(segment.end)
-            for one in entry.watched:
-                self._watched[one.watch, one.since] = _further(self._watched.get((one.watch, one.since)), one)
-            self.broken += entry.signal is None and not entry.watched
+            else:
+                segment.before = said.get("before", segment.before)
+                extend(self._stretches, entry_of(said, segment.end))
+                self.broken += not said
 
     def _file(self, base: int) -> Path:
         return self.folder / f"{base:020d}.jsonl"
 
 
+def extend(stretches: dict[str, Watched], entry: Entry) -> list[Watched]:
+    """Bring `stretches` (watch -> the newest) up to this entry; those that it tells of."""
+    told = []
+    for one in entry.watched:
+        held = stretches.get(one.watch)
+        if held is not None and held.since == one.since:
+            one = replace(one, until=max((at for at in (held.until, one.until) if at is not None), default=None))
+        stretches[one.watch] = one
+        told.append(one)
+    for watch, until in entry.reached.items():
+        held = stretches.get(watch)
+        if held is not None and until > (held.until if held.until is not None else held.since - 1):
+            stretches[watch] = replace(held, until=until)
+            told.append(stretches[watch])
+    return told
+
+
 # ---- lines
 
 
-def _lines(signals: Iterable[Signal], watched: Sequence[Watched]) -> list[bytes]:
-    said: list[Said] = [spoken(signal) for signal in signals]
+def lines_of(signals: Sequence[Signal], watched: Sequence[Watched], reached: Reached) -> list[Line]:
+    """One line for each signal; after them, since it says that they are there, one for the watches."""
+    said = [spoken(signal) for signal in signals]
     if watched:
         said.append({"watched": [asdict(one) for one in watched]})
-    return [json.dumps(one, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n" for one in said]
+    if reached:
+        said.append({"reached": dict(reached)})
+    return [line_of(one) for one in said]
+
+
+def line_of(said: Said) -> Line:
+    return ENCODE(said).encode() + b"\n", said
 
 
 def spoken(signal: Signal) -> Said:
     """A signal as JSON holds it: the journal's line and the webhook's body. What is not finite is not known."""
-    said: Said = {"id": signal.id, **{one.name: getattr(signal, one.name) for one in fields(Signal)}}
-    return {**said, "values": {name: _known(value) for name, value in signal.values.items()}}
+    said: Said = {"id": signal.id, **{name: getattr(signal, name) for name in NAMES}}
+    said["values"] = {name: _known(value) for name, value in signal.values.items()}
+    return said
 
 
 def _known(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def heard(said: Mapping[str, Any]) -> Signal:
+def heard(said: Said) -> Signal:
     """The signal that was spoken so. KeyError where a word of it is missing."""
-    return Signal(**{one.name: said[one.name] for one in fields(Signal)})
+    return Signal(**{name: said[name] for name in NAMES})
 
 
-def _entry(line: bytes, end: int) -> Entry:
-    """What a line says; an entry that says nothing where it cannot be read."""
+def said_in(line: bytes) -> Said:
+    """What a line says; nothing where it cannot be read."""
     try:
         said = json.loads(line)
-        if "watched" in said:
-            return Entry(end, watched=tuple(Watched(**{**one, "symbols": tuple(one["symbols"])}) for one in said["watched"]))
-        return Entry(end, heard(said))
+        return said if isinstance(said, dict) else {}
+    except ValueError:
+        return {}
+
+
+def entry_of(said: Said, end: int) -> Entry:
+    """A line that ends at this position. What is in it that cannot be is left out."""
+    try:
+        watched = tuple(Watched(**{**one, "symbols": tuple(one["symbols"])}) for one in said.get("watched", ()))
+        return Entry(end, heard(said) if "id" in said else None, watched, dict(said.get("reached", {})))
     except (ValueError, KeyError, TypeError):
         return Entry(end)
-
-
-def _further(held: Watched | None, now: Watched) -> Watched:
-    """Of two states of one stretch, that which has come further."""
-    ends = [one.until for one in (held, now) if one is not None and one.until is not None]
-    return replace(now, until=max(ends, default=None))

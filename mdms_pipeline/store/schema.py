@@ -74,10 +74,10 @@ TABLES: dict[str, str] = {
     "signals": f"""number BIGINT NOT NULL, id VARCHAR NOT NULL, source VARCHAR NOT NULL, name VARCHAR NOT NULL, rule VARCHAR NOT NULL,
         {KEY}, answer BOOLEAN, before BOOLEAN, "values" VARCHAR NOT NULL, received_at TIMESTAMP NOT NULL, emitted_at TIMESTAMP NOT NULL,
         delivered_at TIMESTAMP NOT NULL, revision INTEGER NOT NULL""",
-    # what was watched live: these symbols were judged by one rule file at each bar from `since` to `until` (NULL: at none yet), and all
-    # signals of that stretch are in `signals`
-    "watched": """watch VARCHAR NOT NULL, source VARCHAR NOT NULL, name VARCHAR NOT NULL, fingerprint VARCHAR NOT NULL,
-        timeframe VARCHAR NOT NULL, symbols VARCHAR[] NOT NULL, since TIMESTAMP NOT NULL, until TIMESTAMP""",
+    # what was watched live: these symbols were judged by one rule at each bar from `since` to `until` (NULL: at none yet), and all signals
+    # of that stretch are in `signals`
+    "watched": """watch VARCHAR NOT NULL, source VARCHAR NOT NULL, name VARCHAR NOT NULL, rule VARCHAR NOT NULL,
+        fingerprint VARCHAR NOT NULL, timeframe VARCHAR NOT NULL, symbols VARCHAR[] NOT NULL, since TIMESTAMP NOT NULL, until TIMESTAMP""",
 }
 SEQUENCES = ("event_id", "revision_id", "alert_id", "signal_number")
 ADDED = ("status ADD COLUMN oldest TIMESTAMP", "status ADD COLUMN refill_from TIMESTAMP")  # since version 1; 3 added tables only

@@ -77,12 +77,13 @@ class Kept:
 
 @dataclass(frozen=True)
 class Watched:
-    """A stretch in which one rule file was judged live: every bar of these symbols from `since` to `until`, both included."""
+    """A stretch in which one rule was judged live: every bar of these symbols from `since` to `until`, both included."""
 
-    watch: str
+    watch: str  # its key: the same for the same rule with the same fingerprint
     source: str
     name: str
-    fingerprint: str  # of the rule file: another one is another watch
+    rule: str
+    fingerprint: str  # of what the rule says: another one is another watch
     timeframe: str
     symbols: tuple[str, ...]
     since: Instant
@@ -146,7 +147,7 @@ def _extend(connection: duckdb.DuckDBPyConnection, watched: Sequence[Watched]) -
         ends = [at for at in (one.until, *(at for (at,) in held)) if at is not None]
         connection.execute(f"DELETE FROM watched WHERE {same}", key)
         append(connection, "watched", {
-            **{name: [getattr(one, name)] for name in ("watch", "source", "name", "fingerprint", "timeframe")},
+            **{name: [getattr(one, name)] for name in ("watch", "source", "name", "rule", "fingerprint", "timeframe")},
             "symbols": [list(one.symbols)], "since": timestamps([one.since]), "until": timestamps([max(ends, default=None)]),
         })  # fmt: skip
 
@@ -161,13 +162,16 @@ def last_signals(connection: duckdb.DuckDBPyConnection, limit: int = 20) -> list
     return _read(connection, "true ORDER BY number DESC LIMIT ?", [limit])
 
 
-def signals_of(connection: duckdb.DuckDBPyConnection, source: str, name: str, timeframe: str, since: Instant, until: Instant) -> list[Kept]:
-    """Those of one screen or strategy whose bar lies in [since, until], by bar and symbol."""
+def signals_of(connection: duckdb.DuckDBPyConnection, watched: Watched) -> list[Kept]:
+    """Those of a stretch that was watched, by bar and symbol."""
+    if watched.until is None:
+        return []
     return _read(
         connection,
-        """source = ? AND name = ? AND timeframe = ? AND opened_at BETWEEN make_timestamp(?::BIGINT * 1000000)
-           AND make_timestamp(?::BIGINT * 1000000) ORDER BY opened_at, symbol, rule, revision""",
-        [source, name, timeframe, since, until],
+        """source = ? AND name = ? AND rule = ? AND timeframe = ? AND list_contains(?::VARCHAR[], symbol)
+           AND opened_at BETWEEN make_timestamp(?::BIGINT * 1000000) AND make_timestamp(?::BIGINT * 1000000)
+           ORDER BY opened_at, symbol, revision""",
+        [watched.source, watched.name, watched.rule, watched.timeframe, list(watched.symbols), watched.since, watched.until],
     )
 
 
@@ -185,10 +189,13 @@ def _read(connection: duckdb.DuckDBPyConnection, where: str, arguments: Sequence
 def watches(connection: duckdb.DuckDBPyConnection) -> list[Watched]:
     """Every stretch that was watched, oldest first."""
     rows = connection.execute(
-        f"""SELECT watch, source, name, fingerprint, timeframe, symbols, {instants("since", "until")} FROM watched w
+        f"""SELECT watch, source, name, rule, fingerprint, timeframe, symbols, {instants("since", "until")} FROM watched w
             ORDER BY w.since, watch"""
     ).fetchall()
-    return [Watched(*named, tuple(symbols), since, until) for *named, symbols, since, until in rows]
+    return [
+        Watched(watch, source, name, rule, fingerprint, timeframe, tuple(symbols), since, until)
+        for watch, source, name, rule, fingerprint, timeframe, symbols, since, until in rows
+    ]
 
 
 @dataclass(frozen=True)

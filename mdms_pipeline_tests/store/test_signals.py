@@ -19,7 +19,7 @@ from mdms_pipeline.store.signals import Watched, counted, keep, last_signals, pl
 from mdms_pipeline_tests.support import HOUR, NOW, rows
 
 AT = NOW // HOUR * HOUR
-WATCHED = Watched("w1", "strategy", "breakout", "f1", "1h", ("KRW-BTC", "KRW-ETH"), AT)
+WATCHED = Watched("w1", "strategy", "breakout", "entry", "f1", "1h", ("KRW-BTC", "KRW-ETH"), AT)
 
 
 def signal(bar: int = 0, symbol: str = "KRW-BTC", **changes: object) -> Signal:
@@ -101,9 +101,9 @@ def test_what_was_watched_grows_and_never_shrinks(warehouse: Warehouse) -> None:
 def test_what_is_asked_for(warehouse: Warehouse) -> None:
     kept(warehouse, [signal(bar) for bar in range(5)] + [signal(2, source="screen", name="dip", rule="where")])
     with warehouse.read() as connection:
-        assert [one.opened_at for one in signals_of(connection, "strategy", "breakout", "1h", AT + HOUR, AT + 3 * HOUR)] == [
-            AT + HOUR, AT + 2 * HOUR, AT + 3 * HOUR,
-        ]  # fmt: skip
+        stretch = replace(WATCHED, since=AT + HOUR, until=AT + 3 * HOUR)
+        assert [one.opened_at for one in signals_of(connection, stretch)] == [AT + HOUR, AT + 2 * HOUR, AT + 3 * HOUR]
+        assert signals_of(connection, replace(stretch, until=None)) == signals_of(connection, replace(stretch, symbols=("KRW-ETH",))) == []
         assert [one.name for one in last_signals(connection, 2)] == ["dip", "breakout"]
         assert [one.number for one in signals_after(connection, 3, 2)] == [4, 5]
         found = counted(connection)
