@@ -99,7 +99,7 @@ class Live:
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._asked_for: dict[str, Instant] = {}  # coarse timeframe -> the slot whose candles were asked for
         self._from: dict[str, Instant] = {}  # timeframe -> the first bar that a watch which is new tells of
-        self._flowing = False
+        self._flowing = self._at_work = False
         self._mend_at = -math.inf
         self._shown_at = -math.inf
 
@@ -170,6 +170,11 @@ class Live:
                 task.cancel()
             await asyncio.gather(listener, *self._asking.values(), return_exceptions=True)
 
+    @property
+    def idle(self) -> bool:
+        """Whether all that has come is done with."""
+        return self._queue.empty() and not self._at_work and not self._asking
+
     async def _listen(self, events: AsyncIterator[Event]) -> None:
         try:
             async for event in events:
@@ -180,6 +185,13 @@ class Live:
     async def _turn(self) -> bool:
         """Take what has come, at once; then look at the clock. False when no more comes."""
         waiting = await self._gathered()
+        self._at_work = True
+        try:
+            return await self._take(waiting)
+        finally:
+            self._at_work = False
+
+    async def _take(self, waiting: Sequence[Waiting]) -> bool:
         messages: list[Heard] = []
         for event in waiting:
             if isinstance(event, Heard):
