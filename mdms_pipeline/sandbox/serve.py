@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+
+from starlette.types import ASGIApp
 
 from mdms_pipeline.sandbox.app import create_app
 from mdms_pipeline.sandbox.exchange import Sandbox
@@ -13,9 +15,14 @@ from mdms_pipeline.sandbox.exchange import Sandbox
 LOOPBACK = "127.0.0.1"
 
 
-@contextmanager
-def served(sandbox: Sandbox) -> Iterator[str]:
+def served(sandbox: Sandbox) -> AbstractContextManager[str]:
     """Its address, such as http://127.0.0.1:40123, while the block lasts. RuntimeError where no port can be had."""
+    return listening(create_app(sandbox))
+
+
+@contextmanager
+def listening(app: ASGIApp) -> Iterator[str]:
+    """The address of any ASGI app, as `served`."""
     import uvicorn
 
     started = threading.Event()
@@ -32,7 +39,7 @@ def served(sandbox: Sandbox) -> Iterator[str]:
             started.set()
 
     config = uvicorn.Config(
-        create_app(sandbox), host=LOOPBACK, port=0, log_level="error", ws_ping_interval=None, timeout_graceful_shutdown=1
+        app, host=LOOPBACK, port=0, log_config=None, log_level="error", ws_ping_interval=None, timeout_graceful_shutdown=1
     )
     server = Server(config)
     thread = threading.Thread(target=run, daemon=True, name="sandbox exchange")
