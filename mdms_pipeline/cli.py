@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from mdms_pipeline import show
 from mdms_pipeline.cli_backtest import commands as backtest_commands
+from mdms_pipeline.cli_live import commands as live_commands
 from mdms_pipeline.cli_service import commands as service_commands
 from mdms_pipeline.cli_truth import TimeLeft, date_of, stepping
 from mdms_pipeline.cli_truth import commands as truth_commands
@@ -516,7 +517,7 @@ def dev(port: int) -> None:
     )
 
 
-for command in (*service_commands, *truth_commands, *backtest_commands):
+for command in (*service_commands, *truth_commands, *backtest_commands, *live_commands):
     main.add_command(command)
 
 

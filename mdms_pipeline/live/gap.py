@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,6 +30,7 @@ class Gap:
     symbol: str
     frame: Timeframe
     last: Instant
+    complete_to: float = -math.inf  # s UTC: every trade up to there is known
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ async def _traded(exchange: Asked, gaps: Sequence[Gap], expected: type[Exception
         traded = await exchange.last_trades()
     except expected:
         return list(gaps)
-    return [gap for gap in gaps if traded.get(gap.symbol, float("inf")) >= gap.frame.after(gap.last)]
+    return [gap for gap in gaps if traded.get(gap.symbol, math.inf) > gap.complete_to]
 
 
 async def _close(

@@ -70,6 +70,7 @@ class Lane:
         self.shown = self.said.copy()  # of the bar that forms, as last told
         self.told: list[dict[int, Signal]] = [{} for _ in self.symbols]  # signals of the last bar, by watch
         self.known = np.zeros(len(self.symbols), dtype=np.bool_)  # loaded
+        self.away = np.zeros(len(self.symbols), dtype=np.bool_)  # not heard at present: the clock closes nothing of theirs
         self.changed: set[int] = set()  # rows whose forming bar was not looked at yet
         self.watched = np.array([[watch.takes(symbol) for symbol in self.symbols] for watch in self.watches])
 
@@ -120,6 +121,8 @@ class Lane:
         """The clock has come to `now`: bars whose end and settle time have passed are closed."""
         limit, closing = self.settled(now), list[tuple[int, Bar]]()
         for row, held in enumerate(self.forming):
+            if self.away[row]:
+                continue
             over = held is not None and held.opened_at <= limit
             if held is not None and over:
                 closing.append((row, replace(held, received_at=now)))
@@ -131,6 +134,18 @@ class Lane:
     def settled(self, now: float) -> Instant:
         """The newest slot that is over for all."""
         return self.frame.newest_closed(int(now), SETTLE)
+
+    def complete_to(self, row: int) -> float:
+        """Up to which trade (s UTC) everything is known that counts for the bars of a symbol, as far as they have closed."""
+        last = self.last[row]
+        if last is None or last.at == FINAL:
+            return self.frame.after(self._last_opened(row))
+        return -math.inf if math.isnan(last.at) else last.at
+
+    def hold(self, symbols: Iterable[str], away: bool) -> None:
+        """These symbols are not heard from now on, or are again; all where none is named."""
+        rows = [self.tape.row[symbol] for symbol in symbols if symbol in self.tape.row]
+        self.away[rows] = away
 
     def told_by_rest(self, symbol: str, candles: Candles, now: float) -> list[Signal]:
         """Candles of one symbol, oldest first, from its last closed bar on and without a gap; the newest may still form."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -84,11 +84,12 @@ class Live:
         delivery: Delivery,
         expected: tuple[type[Exception], ...] = (),
         gone: tuple[type[Exception], ...] = (),
+        tell: Callable[[Sequence[Signal]], None] = lambda signals: None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         """`symbols` are collected; `expected` are the errors of an exchange that does not answer, `gone` those of a market that is none."""
         self.watches, self.warehouse, self.exchange, self.clock, self.timer = watches, warehouse, exchange, clock, timer
-        self.delivery, self.expected, self.gone, self.symbols = delivery, expected, gone, symbols
+        self.delivery, self.expected, self.gone, self.symbols, self.hand = delivery, expected, gone, symbols, tell
         self.health, self.news = Health(), News()
         self.recent: list[Signal] = []  # the last ones, newest last
         with warehouse.read() as connection:
@@ -99,7 +100,7 @@ class Live:
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._asked_for: dict[str, Instant] = {}  # coarse timeframe -> the slot whose candles were asked for
         self._from: dict[str, Instant] = {}  # timeframe -> the first bar that a watch which is new tells of
-        self._flowing = self._at_work = False
+        self._at_work = False
         self._mend_at = -math.inf
         self._shown_at = -math.inf
 
@@ -160,6 +161,7 @@ class Live:
         """Until the events end, or the task is cancelled."""
         self.begin()
         self.health.state = "waiting for the stream"
+        self._hold((), True)
         listener = asyncio.create_task(self._listen(events))
         try:
             while await self._turn():
@@ -204,7 +206,7 @@ class Live:
             await self._other(event)
         self._hear(messages)
         await self._mend_doubted()
-        if self._flowing and self._queue.empty():
+        if self._queue.empty():
             self._look()
         return True
 
@@ -220,21 +222,42 @@ class Live:
 
     async def _other(self, event: Lost | Joined | Answer | Refusal | Over) -> None:
         match event:
-            case Lost(reason=reason):
-                self._flowing = False
+            case Lost(reason=reason, symbols=symbols):
+                self._hold(symbols, True)
                 self.health.lost += 1
                 self.health.state, self.health.reason = "waiting for the stream", reason
-            case Joined():
+            case Joined(symbols=symbols):
                 self.health.joined += 1
                 self.health.state, self.health.reason = "closing the gap", ""
-                await self._close_gap()
-                self._flowing, self.health.state = True, "live"
+                began = self.clock()
+                await self._close_gap(set(symbols or self.symbols))
+                self._hold(symbols, False)
+                if not self._away:
+                    self._all_joined(None if set(self.symbols) - set(symbols or self.symbols) else began)
             case Answer():
                 self._told(event)
             case Refusal():
                 self._refused(event)
             case Over(name, slot):
                 self._tell([], {name: slot})
+
+    def _all_joined(self, began: float | None) -> None:
+        """Everybody is heard; what had closed when `began` all gaps were closed at once, REST has told of days, weeks and months too."""
+        self.health.state = "live"
+        self._begin_stretches()
+        if began is not None:
+            told = {name: lane.settled(began) for name, lane in self.engine.coarse.items()}
+            self._asked_for.update(told)
+            self._tell([], told)
+
+    def _hold(self, symbols: Sequence[str], away: bool) -> None:
+        for lane in self.engine.lanes.values():
+            lane.hold(symbols or lane.symbols, away)
+
+    @property
+    def _away(self) -> bool:
+        """Whether anybody is not heard."""
+        return any(lane.away.any() for lane in self.engine.lanes.values())
 
     def _hear(self, heard: Sequence[Heard]) -> None:
         if heard:
@@ -246,9 +269,9 @@ class Live:
         """What the clock closes, and how far all is judged by that."""
         now = self.clock()
         found = self.engine.tick(now)
-        reached = {name: lane.settled(now) for name, lane in self.engine.fine.items() if not lane.doubted}
+        reached = {name: lane.settled(now) for name, lane in self.engine.fine.items() if not lane.doubted} if not self._away else {}
         for name, lane in self.engine.coarse.items():
-            if lane.settled(now) > self._asked_for.get(name, NEVER) and name not in self._asking:
+            if not lane.away.any() and lane.settled(now) > self._asked_for.get(name, NEVER) and name not in self._asking:
                 self._asking[name] = asyncio.create_task(self._ask_closed(name, lane))
         self._tell(found, reached)
         if self.timer() - self._shown_at >= SHOW:
@@ -257,16 +280,11 @@ class Live:
 
     # ---- REST
 
-    async def _close_gap(self) -> None:
-        """Ask for all that closed since the last known bars, until everything is answered."""
-        began = self.clock()
-        await self._ask_all(
-            [gap for lane in self.engine.lanes.values() for gap in gaps_of(lane)], lambda answer: self._told(answer, late=True)
-        )
-        await self._ask_parts()
-        self._asked_for = {name: lane.settled(began) for name, lane in self.engine.coarse.items()}
-        self._begin_stretches()
-        self._tell([], {name: lane.settled(began) for name, lane in self.engine.lanes.items() if not lane.doubted})
+    async def _close_gap(self, symbols: Collection[str]) -> None:
+        """Ask for all that closed since the last known bars of these symbols, until everything is answered."""
+        gaps = [gap for lane in self.engine.lanes.values() for gap in gaps_of(lane) if gap.symbol in symbols]
+        await self._ask_all(gaps, lambda answer: self._told(answer, late=True))
+        await self._ask_parts(symbols)
 
     async def _ask_all(self, left: Sequence[Gap], take: Callable[[Answer], None]) -> None:
         """Ask until all of these are answered, or their markets are gone."""
@@ -281,10 +299,10 @@ class Live:
             if left:
                 await asyncio.sleep(AGAIN)
 
-    async def _ask_parts(self) -> None:
+    async def _ask_parts(self, among: Collection[str]) -> None:
         """The candles of four hours of which the forming day, week and month are put together."""
         starts = [lane.frame.floor(int(self.clock())) for lane in self.engine.coarse.values()]
-        symbols = dict.fromkeys(symbol for lane in self.engine.coarse.values() for symbol in lane.symbols)
+        symbols = dict.fromkeys(symbol for lane in self.engine.coarse.values() for symbol in lane.symbols if symbol in among)
         gaps = [Gap(symbol, PART, min(starts)) for symbol in symbols if starts]
         async for found in close_gaps(self.exchange, gaps, self.clock, self.expected):
             if isinstance(found, Answer):
@@ -343,6 +361,8 @@ class Live:
         if not found and not marks:
             return
         new = self.delivery.emit(found, marks or None)
+        if new:
+            self.hand(new)
         self.recent = [*self.recent, *new][-RECENT:]
         closed = sum(not signal.provisional for signal in new)
         self.health.signals += closed
@@ -366,7 +386,11 @@ def message_of(heard: Heard) -> Message:
 
 def gaps_of(lane: Lane) -> list[Gap]:
     """Every symbol of a lane from its last closed bar on."""
-    return [Gap(symbol, lane.frame, int(last)) for symbol, last in zip(lane.symbols, lane.tape.last, strict=True) if last != NEVER]
+    return [
+        Gap(symbol, lane.frame, last, lane.complete_to(row))
+        for row, (symbol, last) in enumerate(zip(lane.symbols, lane.tape.last.tolist(), strict=True))
+        if last != NEVER
+    ]
 
 
 def _end(held: Watched) -> Instant:

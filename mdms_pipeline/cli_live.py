@@ -1,0 +1,144 @@
+"""The commands `mdms live` and `mdms signal`. Exit codes: 0 all is well (`mdms live` was asked to end), 1 an error (said on stderr)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal as operating_system
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+import click
+
+from mdms_pipeline.market import kst, utc
+from mdms_pipeline.settings import Settings
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Errors that explain themselves are one message and exit code 1."""
+    from mdms_pipeline.backtest.strategy import ParamError
+    from mdms_pipeline.live_watch import UnknownScreen
+
+    try:
+        yield
+    except (ParamError, UnknownScreen) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _warehouse(settings: Settings) -> Any:
+    from mdms_pipeline.store import Warehouse
+
+    return Warehouse(settings.warehouse, settings.exchange_url, settings.memory_mb, no_trade=settings.no_trade)
+
+
+@click.command()
+@click.option(
+    "--strategy", "strategies", multiple=True, metavar="NAME", help="Watch this strategy; may be repeated. Without: all there is."
+)
+@click.option("--screen", "screens", multiple=True, metavar="NAME", help="Watch this screen; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON for each signal, also on a terminal.")
+def live(strategies: Sequence[str], screens: Sequence[str], as_json: bool) -> None:
+    """Listen to the exchange, and tell the moment a strategy's or a screen's answer changes. Ctrl-C ends it."""
+    from mdms_pipeline.live_watch import watches_of
+    from mdms_pipeline.store.universe import universe
+
+    settings = Settings.load()
+    with explained():
+        watches = watches_of(settings, strategies, screens)
+    kept = [watch for watch in watches if watch.timeframe in settings.timeframes]
+    for one in {(watch.source, watch.name): watch for watch in watches if watch not in kept}.values():
+        click.echo(
+            f"mdms: {one.source} {one.name} is left out: {one.timeframe} is not kept, MDMS_TIMEFRAMES={','.join(settings.timeframes)}",
+            err=True,
+        )
+    if not kept:
+        raise click.ClickException("nothing to watch: no strategy and no screen stands on a timeframe that is kept")
+    warehouse = _warehouse(settings)
+    with warehouse.read() as connection:
+        symbols = universe(connection)
+    if not symbols:
+        raise click.ClickException("no market is collected yet: run `mdms run` first")
+    asyncio.run(_live(settings, warehouse, kept, symbols, _teller(as_json)))
+
+
+async def _live(settings: Settings, warehouse: Any, watches: Sequence[Any], symbols: Sequence[str], tell: Callable[[Any], None]) -> None:
+    """Until a signal of the operating system asks for the end."""
+    from mdms_pipeline.collect import wire
+    from mdms_pipeline.collect.client import connect
+    from mdms_pipeline.collect.socket import listen
+    from mdms_pipeline.live.deliver import Delivery
+    from mdms_pipeline.live.run import Live
+
+    delivery = Delivery.open(settings, warehouse)
+    try:
+        async with connect(settings.exchange_url, settings.clock) as exchange:
+            errors = (wire.ExchangeError,)
+            process = Live(watches, warehouse, symbols, exchange, settings.clock, delivery, errors, (wire.NotFound,), tell)
+            wanted = process.engine.wanted
+            said = ", ".join(f"{len(markets)} {frame}" for frame, markets in wanted.items())
+            click.echo(f"mdms: {len(watches)} rules on {said} candles; Ctrl-C ends it", err=True)
+            heard: Any = listen(settings.exchange_url, wanted, settings.clock, notice=_notice)
+            async with aclosing(heard) as events:
+                await _until_asked(asyncio.create_task(process.run(events)))
+            for what, why in process.health.dropped.items():
+                click.echo(f"mdms: {what} was not watched: {why}", err=True)
+    finally:
+        delivery.close()
+
+
+async def _until_asked(work: asyncio.Task[None]) -> None:
+    """Wait for `work`; SIGINT and SIGTERM end it, and that is no error."""
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    for number in (operating_system.SIGINT, operating_system.SIGTERM):
+        loop.add_signal_handler(number, asked.set)
+    waiting = asyncio.create_task(asked.wait())
+    await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not work.done():
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        return
+    work.result()
+
+
+def _notice(said: str) -> None:
+    click.echo(f"mdms: {said}", err=True)
+
+
+def _teller(as_json: bool) -> Callable[[Sequence[Any]], None]:
+    """Prints signals as lines; whoever reads them has gone: the end."""
+
+    def tell(signals: Sequence[Any]) -> None:
+        try:
+            for signal in signals:
+                print(_json_line(signal) if as_json else plain_line(signal))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            sys.stdout = None  # nothing is printed any more
+            operating_system.raise_signal(operating_system.SIGTERM)
+
+    return tell
+
+
+def _json_line(signal: Any) -> str:
+    from mdms_pipeline.live.journal import spoken
+
+    return json.dumps(spoken(signal), ensure_ascii=False)
+
+
+def plain_line(signal: Any) -> str:
+    """One signal for people: when, where, what, why."""
+    from mdms_pipeline.rules import answer_text
+
+    values = ", ".join(f"{name} = {answer_text(value)}" for name, value in signal.values.items())
+    marks = ("provisional, " if signal.provisional else "") + (f"revision {signal.revision}, " if signal.revision else "")
+    return (
+        f"{utc(signal.opened_at)} = {kst(signal.opened_at)}  {signal.symbol} {signal.timeframe}  {signal.name} {signal.rule}: "
+        f"{answer_text(signal.before)} -> {answer_text(signal.answer)}  ({marks}{values})"
+    )
+
+
+commands: list[click.Command] = [live]
