@@ -370,7 +370,7 @@ class _Line:
 
     async def _refused(self, error: InvalidStatus, sent_at: float) -> wire.ExchangeError:
         """What the status of a refused handshake means; the budget hears of it."""
-        response = httpx.Response(error.response.status_code, content=error.response.body or b"")
+        response = httpx.Response(error.response.status_code, content=bytes(error.response.body or b""))
         try:
             wire.check(response)
         except wire.TooMany as found:
