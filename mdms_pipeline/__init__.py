@@ -8,9 +8,10 @@
 6. `vocabulary.py`    tells rules which indicators there are, and which are asked for
 7. `screen/`          judges every market by the rules at one instant and ranks those that pass: `load.py`, `judge.py`, `look.py`
 8. `backtest/`        trades a strategy (rules, stops, sizes) over the stored past: `strategy.py`, `engine.py`, `check.py`, `report.py`
-9. `defs/`            makes assets, checks and sensors of 2 to 8; `definitions.py` is what Dagster loads; `defs/run.py` is `mdms run`
-10. `plan.py`         says what would be done before it is done
-11. `cli.py`          is the `mdms` command; `notebook.py` is `mdms_pipeline.frame`
+9. `live/`            tells the moment an answer of 7 or 8 changes: `run.py` listens, `engine.py` judges, `journal.py` and `deliver.py` tell
+10. `defs/`           makes assets, checks and sensors of 2 to 9; `definitions.py` is what Dagster loads; `defs/run.py` is `mdms run`
+11. `plan.py`         says what would be done before it is done
+12. `cli.py`          is the `mdms` command; `notebook.py` is `mdms_pipeline.frame`
 
 `market.py` has the words and units that all share. `alerts.py` tells a person what is wrong. `sandbox/` is an exchange of our own, for
 first runs, demos and tests.
