@@ -362,8 +362,8 @@ def test_what_is_heard_last_of_every_candle_is_rests_candle(stream: Stream) -> N
             await events.join()
             for step in (1.0, 90.0, 3600.0, 7 * 3600.0, 30.0):
                 stream.clock.now += step
-                    ticker, left = stream.sandbox.ticker(BTC), set(TYPES)
-                    assert ticker is not None
+                ticker, left = stream.sandbox.ticker(BTC), set(TYPES)
+                assert ticker is not None
                 while left:
                     one = await events.next(Heard)
                     left -= {one.timeframe} if (one.symbol, one.at) == (BTC, ticker.traded_ms / 1000) else set()
