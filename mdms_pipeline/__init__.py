@@ -17,6 +17,7 @@
 first runs, demos and tests.
 
     mdms_pipeline.frame("rsi(14)", "KRW-BTC", "1h")       # a pandas DataFrame
+    mdms_pipeline.signal("KRW-BTC", "pullback")           # what a strategy says now
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mdms_pipeline.live.desk import Answer
     from mdms_pipeline.settings import Settings
 
-__all__ = ["frame"]
+__all__ = ["frame", "signal"]
 
 
 def frame(texts: str | Sequence[str], symbol: str, timeframe: str, settings: Settings | None = None) -> pd.DataFrame:
@@ -42,3 +44,14 @@ def frame(texts: str | Sequence[str], symbol: str, timeframe: str, settings: Set
     from mdms_pipeline import notebook  # imports numba and pandas: `import mdms_pipeline` alone stays light
 
     return notebook.frame(texts, symbol, timeframe, settings)
+
+
+def signal(symbol: str, strategy: str, settings: Settings | None = None, ask: bool = True) -> Answer:
+    """What `strategy` says of `symbol` at its last closed bar and, provisionally, at the one that forms: `signal("KRW-BTC", "pullback")`.
+
+    Says by which way (memory in RAM, stored memory, full calculation) and how long it took. Without `ask` of the stored candles alone.
+    ValueError where the symbol or the strategy is not known, or nothing is stored of it.
+    """
+    from mdms_pipeline import answers
+
+    return answers.signal(symbol, strategy, settings, ask)

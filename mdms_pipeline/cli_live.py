@@ -7,13 +7,17 @@ import json
 import signal as operating_system
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, nullcontext
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from mdms_pipeline.market import kst, utc
+from mdms_pipeline.rules import answer_text
 from mdms_pipeline.settings import Settings
+
+LOOKS = 2  # times a second that the view is drawn
 
 
 @contextmanager
@@ -61,10 +65,13 @@ def live(strategies: Sequence[str], screens: Sequence[str], as_json: bool) -> No
         symbols = universe(connection)
     if not symbols:
         raise click.ClickException("no market is collected yet: run `mdms run` first")
-    asyncio.run(_live(settings, warehouse, kept, symbols, _teller(as_json)))
+    seen = sys.stdout.isatty() and not as_json
+    asyncio.run(_live(settings, warehouse, kept, symbols, _nobody if seen else _teller(as_json), seen))
 
 
-async def _live(settings: Settings, warehouse: Any, watches: Sequence[Any], symbols: Sequence[str], tell: Callable[[Any], None]) -> None:
+async def _live(
+    settings: Settings, warehouse: Any, watches: Sequence[Any], symbols: Sequence[str], tell: Callable[[Any], None], seen: bool
+) -> None:
     """Until a signal of the operating system asks for the end."""
     from mdms_pipeline.collect import wire
     from mdms_pipeline.collect.client import connect
@@ -80,9 +87,10 @@ async def _live(settings: Settings, warehouse: Any, watches: Sequence[Any], symb
             wanted = process.engine.wanted
             said = ", ".join(f"{len(markets)} {frame}" for frame, markets in wanted.items())
             click.echo(f"mdms: {len(watches)} rules on {said} candles; Ctrl-C ends it", err=True)
-            heard: Any = listen(settings.exchange_url, wanted, settings.clock, notice=_notice)
-            async with aclosing(heard) as events:
-                await _until_asked(asyncio.create_task(process.run(events)))
+            with _shown(process, warehouse, settings) if seen else nullcontext(_notice) as notice:
+                heard: Any = listen(settings.exchange_url, wanted, settings.clock, notice=notice)
+                async with aclosing(heard) as events:
+                    await _until_asked(asyncio.create_task(process.run(events)))
             for what, why in process.health.dropped.items():
                 click.echo(f"mdms: {what} was not watched: {why}", err=True)
     finally:
@@ -108,6 +116,48 @@ def _notice(said: str) -> None:
     click.echo(f"mdms: {said}", err=True)
 
 
+def _nobody(signals: Sequence[Any]) -> None:
+    """The view shows signals by itself."""
+
+
+@contextmanager
+def _shown(process: Any, warehouse: Any, settings: Settings) -> Iterator[Callable[[str], None]]:
+    """The view, drawn anew LOOK times a second on a screen of its own; what is to be noticed is shown in it."""
+    from rich.live import Live as Screen
+
+    from mdms_pipeline.live_view import View, drawn
+    from mdms_pipeline.show import OUT
+    from mdms_pipeline.store.universe import known_symbols
+
+    with warehouse.read() as connection:
+        view = View(process, {symbol: korean for symbol, (korean, _, _) in known_symbols(connection).items()})
+
+    def look() -> Any:
+        return drawn(view.picture(settings.clock()), OUT.size.width, OUT.size.height)
+
+    async def draw() -> None:
+        while True:
+            await asyncio.sleep(1 / LOOKS)
+            screen.update(look(), refresh=True)
+
+    with Screen(look(), console=OUT, screen=True, auto_refresh=False, redirect_stderr=False) as screen:
+        drawing = asyncio.get_running_loop().create_task(draw())
+        try:
+            yield view.notices.append
+        finally:
+            drawing.cancel()
+    _said_at_the_end(process)
+
+
+def _said_at_the_end(process: Any) -> None:
+    """What remains on the terminal once the view is gone."""
+    health = process.health
+    click.echo(f"{health.signals} signals, {health.provisional} provisional ones, from {health.messages} messages")
+    for one in process.delivery.standings():
+        if one.waiting or one.aside or one.dropped:
+            click.echo(f"{one.name}: {one.waiting} wait in the journal, {len(one.aside)} refused, {one.dropped} lost", err=True)
+
+
 def _teller(as_json: bool) -> Callable[[Sequence[Any]], None]:
     """Prints signals as lines; whoever reads them has gone: the end."""
 
@@ -131,8 +181,6 @@ def _json_line(signal: Any) -> str:
 
 def plain_line(signal: Any) -> str:
     """One signal for people: when, where, what, why."""
-    from mdms_pipeline.rules import answer_text
-
     values = ", ".join(f"{name} = {answer_text(value)}" for name, value in signal.values.items())
     marks = ("provisional, " if signal.provisional else "") + (f"revision {signal.revision}, " if signal.revision else "")
     return (
@@ -141,4 +189,33 @@ def plain_line(signal: Any) -> str:
     )
 
 
-commands: list[click.Command] = [live]
+@click.command(name="signal")
+@click.argument("symbol")
+@click.argument("strategy")
+@click.option("--stored", is_flag=True, help="Of the stored candles alone; the exchange is not asked for what closed since.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def signal_now(symbol: str, strategy: str, stored: bool, as_json: bool) -> None:
+    """What STRATEGY says of SYMBOL now: at the last closed bar, and at the one that forms. Needs no `mdms live`."""
+    from mdms_pipeline.answers import signal
+    from mdms_pipeline.live.desk import NothingStored
+
+    settings = Settings.load()
+    with explained():
+        try:
+            answer = signal(symbol, strategy, settings, ask=not stored)
+        except (NothingStored, ValueError) as error:
+            raise click.ClickException(str(error)) from None
+    if as_json:
+        click.echo(json.dumps(asdict(answer), ensure_ascii=False, indent=2))
+        return
+    click.echo(f"{answer.symbol} {answer.name}, {answer.timeframe} bar of {utc(answer.opened_at)} = {kst(answer.opened_at)}")
+    for mark, found in (("", answer.said), ("forming, provisional: ", answer.forming)):
+        for said in found:
+            values = ", ".join(f"{name} = {answer_text(value)}" for name, value in said.values.items())
+            click.echo(f"  {mark}{said.rule}: {answer_text(said.answer)} (before: {answer_text(said.before)})  {values}")
+    if answer.behind:
+        click.echo(f"mdms: {answer.behind} {answer.timeframe} slots have closed since; without --stored the exchange is asked", err=True)
+    click.echo(f"by {answer.way}, {1_000 * answer.seconds:.1f} ms")
+
+
+commands: list[click.Command] = [live, signal_now]

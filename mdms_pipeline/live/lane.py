@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.live.tape import NEVER, Loaded, Past, Rows, Tape
 from mdms_pipeline.live.watch import Watch, signal, values, verdicts
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, SETTLE, Candles, Floats, Instant, timeframe
-from mdms_pipeline.rules import UNKNOWN
+from mdms_pipeline.rules import UNKNOWN, Verdicts
 from mdms_pipeline.vocabulary import needed
 
 Clock = Callable[[], float]
@@ -61,7 +62,7 @@ class Lane:
         self.frame = timeframe(self.watches[0].timeframe)
         rules = [rule for watch in self.watches for rule in watch.rules]
         columns = tuple(dict.fromkeys(name for watch in self.watches for name in watch.columns.values()))
-        lookback = max(watch.lookback for watch in self.watches)
+        lookback = max(max(watch.lookback, (watch.max_age or 0) if self.flat else 0) for watch in self.watches)
         self.tape = Tape(self.frame, self.symbols, needed(rules), (*columns, *(("volume",) if self.flat else ())), lookback, self.flat)
         self.forming: list[Bar | None] = [None] * len(self.symbols)
         self.last: list[Bar | None] = [None] * len(self.symbols)  # the last closed bar, where it was closed here
@@ -87,7 +88,8 @@ class Lane:
             self.known[row] = True
             self.doubted.discard(loaded.symbol)
         if rows:
-            self._say(np.array(rows))
+            self._say(np.array(rows), self.before, np.ones(len(rows), dtype=np.bool_), back=1)
+            self._say(np.array(rows), self.said, np.ones(len(rows), dtype=np.bool_))
 
     # ---- messages and the clock
 
@@ -164,6 +166,21 @@ class Lane:
                 found += self.hear([(symbol, Bar(opened_at, candle, received_at=now))])
         return found
 
+    def follow(self, symbol: str, candles: Candles, until: Instant) -> None:
+        """Closed candles of one symbol after its last bar; under `flat` also slots without a trade, up to `until`. Nothing is told."""
+        row = self.tape.row[symbol]
+        for i, opened_at in enumerate(candles.opened_at.tolist()):
+            bar = Bar(opened_at, tuple(float(getattr(candles, name)[i]) for name in PRICES_AND_AMOUNTS), FINAL)
+            self._close([*((row, quiet) for quiet in self._quiet(self._last_bar(row), opened_at, math.nan)), (row, bar)])
+        self._close([(row, quiet) for quiet in self._quiet(self._last_bar(row), self.frame.after(until), math.nan)])
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in RAM, as far as it grows with the symbols."""
+        pasts = (self.tape.bars, self.tape.trades) if self.flat else (self.tape.bars,)
+        memories = (*self.tape.memory.values(), *self.tape.undo_memory.values())
+        return sum(past.values.nbytes + past.opened_at.nbytes for past in pasts) + sum(memory.nbytes for memory in memories)
+
     # ---- bars that form
 
     def peek(self) -> list[Signal]:
@@ -209,19 +226,18 @@ class Lane:
                 self.told[row] = {}
         if not revised:
             self.before[:, rows] = self.said[:, rows]
-        self._say(rows)
+        self._say(rows, self.said, np.array([bar.traded for bar in bars]))
         return list(self._changes(rows, bars)) if not revised else []
 
-    def _say(self, rows: Rows) -> None:
-        """Judge the last closed bar of these symbols."""
-        traded = self.tape.traded_at[rows] == self.tape.last[rows]
+    def _say(self, rows: Rows, said: Verdicts, traded: npt.NDArray[np.bool_], back: int = 0) -> None:
+        """Judge the last bar of these symbols, or (`back` 1) the one before, into `said`; what decides on candles only where one came."""
         for past in {id(past): past for past in map(self._past, self.watches)}.values():
-            columns, age = past.columns(rows), self.tape.age(rows)
+            columns, age = past.columns(rows, back), self.tape.age(rows, back)
             for i, watch in enumerate(self.watches):
                 if self._past(watch) is past:
-                    said = verdicts(watch, _deep(columns, watch), past.count[rows] - 1, age)[-1]
+                    found = verdicts(watch, _deep(columns, watch), past.count[rows] - 1 - back, age)[-1]
                     new = self.watched[i, rows] & (traded | (not watch.trades))
-                    self.said[i, rows] = np.where(new, said, self.said[i, rows])
+                    said[i, rows] = np.where(new, found, said[i, rows])
         self.shown[:, rows] = self.said[:, rows]
 
     def _changes(self, rows: Rows, bars: Sequence[Bar]) -> Iterator[Signal]:
@@ -232,11 +248,15 @@ class Lane:
             self.told[row][i] = found = self._signal(i, row, bars[j], now)
             yield found
 
+    def values_of(self, i: int, row: int) -> dict[str, float | None]:
+        """What decides a watch at the last bar of a symbol."""
+        past = self._past(self.watches[i])
+        held = {name: past.values[k, :, row] for name, k in past.names.items()}
+        return values(self.watches[i], held, past.values.shape[1] - 1)
+
     def _signal(self, i: int, row: int, bar: Bar, now: float, revision: int = 0) -> Signal:
-        watch, past = self.watches[i], self._past(self.watches[i])
-        at = past.values.shape[1] - 1
-        decided = values(watch, {name: past.values[k, :, row] for name, k in past.names.items()}, at)
-        said, before = int(self.said[i, row]), int(self.before[i, row])
+        watch, said, before = self.watches[i], int(self.said[i, row]), int(self.before[i, row])
+        decided = self.values_of(i, row)
         return signal(watch, self.symbols[row], bar.opened_at, said, before, decided, bar.received_at, now, revision=revision)
 
     # ---- bars that were told otherwise after they closed

@@ -16,7 +16,7 @@ from mdms_pipeline.calculate.advance import HIT, INCREMENTAL, due
 from mdms_pipeline.calculate.indicator import Indicator
 from mdms_pipeline.calculate.run import carry
 from mdms_pipeline.live.signal import Signal
-from mdms_pipeline.live.tape import NEVER, Loaded
+from mdms_pipeline.live.tape import FAR, NEVER, Loaded
 from mdms_pipeline.live.watch import Bars, Watch, calls_of, columns_of, signals
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, Candles, Floats, Instant, timeframe
 from mdms_pipeline.rules import Call
@@ -27,7 +27,6 @@ from mdms_pipeline.store.series import EVER, Series, flattened, read_bars, read_
 from mdms_pipeline.vocabulary import needed, tables
 
 AT_ONCE = 20  # symbols calculated from all their candles at once
-FAR = 10**6  # slots since a trade, where it lies before all that was read
 STORED, CALCULATED = "stored memory", "full calculation"  # ways
 
 

@@ -81,8 +81,12 @@ def key_of(signal: Told) -> Key:
 
 def content(signal: Told) -> tuple[object, ...]:
     """All that the candles decide, numbers as their bits; -0.0 is not 0.0."""
-    bits = {name: None if value is None else struct.pack("<d", value) for name, value in signal.values.items()}
-    return signal.answer, signal.before, sorted(bits.items())
+    return signal.answer, signal.before, bits_of(signal.values)
+
+
+def bits_of(values: Mapping[str, float | None]) -> list[tuple[str, bytes | None]]:
+    """Values by name as their bits."""
+    return [(name, None if value is None else struct.pack("<d", value)) for name, value in sorted(values.items())]
 
 
 def _said(signal: Told) -> str:

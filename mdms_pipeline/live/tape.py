@@ -19,6 +19,7 @@ from mdms_pipeline.market import PRICES_AND_AMOUNTS, Floats, Instant, Instants, 
 
 Rows = npt.NDArray[np.int64]  # places of symbols
 NEVER = np.iinfo(np.int64).min  # no bar
+FAR = 10**6  # slots since a trade, where it lies before all that is held
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,10 @@ class Past:
         self.values[:, 1:, row], self.values[:, 0, row] = self.values[:, :-1, row].copy(), np.nan
         self.count[row] -= 1
 
-    def columns(self, rows: Rows) -> dict[str, Floats]:
-        """The bars that rules read of these symbols: (depth, symbols) by name."""
-        return {name: self.values[i, 1:, rows].T for name, i in self.names.items()}
+    def columns(self, rows: Rows, back: int = 0) -> dict[str, Floats]:
+        """The bars that rules read of these symbols, at the last one or (`back` 1) at the one before: (depth, symbols) by name."""
+        end = self.values.shape[1] - back
+        return {name: self.values[i, 1 - back : end, rows].T for name, i in self.names.items()}
 
     def columns_with(self, rows: Rows, known: Mapping[str, Floats]) -> dict[str, Floats]:
         """The same with one more bar, that is not kept."""
@@ -133,12 +135,13 @@ class Tape:
             self.trades.pop(row)
         self.traded_at[row] = self.trades.opened_at[-1, row]
 
-    def age(self, rows: Rows) -> Instants:
-        """Slots since the last candle of each symbol, at its last bar."""
-        last, traded = self.last[rows], self.traded_at[rows]
-        if self.frame.seconds is not None:
-            return np.asarray((last - traded) // self.frame.seconds)
-        return np.array([self.frame.slots(int(a), int(b)) for a, b in zip(traded, last, strict=True)], dtype=np.int64)
+    def age(self, rows: Rows, back: int = 0) -> Instants:
+        """Slots since the last candle of each symbol, at its last bar or (`back` 1) at the one before; FAR where it is not held."""
+        if not self.flat:
+            return np.zeros(len(rows), dtype=np.int64)
+        volume = self.bars.values[self.bars.names["volume"], :, rows].T
+        traded = np.flip(volume[: len(volume) - back] > 0, axis=0)
+        return np.where(traded.any(axis=0), traded.argmax(axis=0), FAR)
 
     def _stepped(self, rows: Rows, candles: Floats, keep: bool) -> dict[str, Floats]:
         before = {indicator: self.memory[indicator][rows] for indicator in self.needed}
