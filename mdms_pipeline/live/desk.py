@@ -151,7 +151,7 @@ def _flat(standing: Standing) -> bool:
 def _said(lane: Lane) -> list[Said]:
     """What every watch of a lane with one symbol says at its last closed bar."""
     return [
-        Said(watch.rule, known(int(lane.said[i, 0])), known(int(lane.before[i, 0])), lane.values_of(i, 0))
+        Said(watch.rule, known(int(lane.said[i, 0])), known(int(lane.before[i, 0])), lane.values_of(i, np.array([0]))[0])
         for i, watch in enumerate(lane.watches)
     ]
 

@@ -9,7 +9,7 @@ is told the new one with `revision` + 1. What is heard of bars before the last o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -242,21 +242,28 @@ class Lane:
 
     def _changes(self, rows: Rows, bars: Sequence[Bar]) -> Iterator[Signal]:
         """The answers of these bars that are not those of the bars before."""
-        now = self.clock()
-        for i, j in np.argwhere(self.said[:, rows] != self.before[:, rows]).tolist():
-            row = int(rows[j])
-            self.told[row][i] = found = self._signal(i, row, bars[j], now)
-            yield found
+        now, changed = self.clock(), self.said[:, rows] != self.before[:, rows]
+        for i in np.flatnonzero(changed.any(axis=1)).tolist():
+            places = np.flatnonzero(changed[i])
+            for j, decided in zip(places.tolist(), self.values_of(i, rows[places]), strict=True):
+                row = int(rows[j])
+                self.told[row][i] = found = self._signal(i, row, bars[j], now, decided)
+                yield found
 
-    def values_of(self, i: int, row: int) -> dict[str, float | None]:
-        """What decides a watch at the last bar of a symbol."""
-        past = self._past(self.watches[i])
-        held = {name: past.values[k, :, row] for name, k in past.names.items()}
-        return values(self.watches[i], held, past.values.shape[1] - 1)
+    def values_of(self, i: int, rows: Rows) -> list[dict[str, float | None]]:
+        """What decides a watch at the last bar of each of these symbols."""
+        past, readings = self._past(self.watches[i]), self.watches[i].readings
+        if not readings:
+            return [{} for _ in rows]
+        columns = np.array([past.names[column] for column, _ in readings.values()], dtype=np.int64)
+        back = np.array([back for _, back in readings.values()], dtype=np.int64)
+        found = past.values[columns, -1 - back, rows[:, None]]
+        known = [number if math.isfinite(number) else None for number in found.ravel().tolist()]
+        width = len(readings)
+        return [dict(zip(readings, known[at : at + width], strict=True)) for at in range(0, len(known), width)]
 
-    def _signal(self, i: int, row: int, bar: Bar, now: float, revision: int = 0) -> Signal:
+    def _signal(self, i: int, row: int, bar: Bar, now: float, decided: Mapping[str, float | None], revision: int = 0) -> Signal:
         watch, said, before = self.watches[i], int(self.said[i, row]), int(self.before[i, row])
-        decided = self.values_of(i, row)
         return signal(watch, self.symbols[row], bar.opened_at, said, before, decided, bar.received_at, now, revision=revision)
 
     # ---- bars that were told otherwise after they closed
@@ -292,7 +299,8 @@ class Lane:
             held, changed = told.get(i), self.said[i, row] != self.before[i, row]
             if held is None and not changed:
                 continue
-            new = self._signal(i, row, bar, now, 1 if held is None else held.revision + 1)
+            (decided,) = self.values_of(i, np.array([row]))
+            new = self._signal(i, row, bar, now, decided, 1 if held is None else held.revision + 1)
             if held is None or (held.answer, held.values) != (new.answer, new.values):
                 told[i] = new
                 found.append(new)

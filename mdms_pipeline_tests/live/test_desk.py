@@ -63,11 +63,11 @@ def test_three_ways_one_answer(tmp_path: Path, seed: int, no_trade: str) -> None
     desk = Desk(told.warehouse, lambda: hour(BARS), room=150_000)  # of some four entries
     ways = Counter[str]()
     told.calculate(SYMBOLS[:2])
-    for turn in range(30):
+    for turn in range(20):
         symbol = drawn.choice(SYMBOLS)
         if drawn.random() < 0.3:
             told.store(symbol, drawn.randint(1, 4))
-        if turn in (10, 20):
+        if turn == 10:
             told.calculate(SYMBOLS[:2])
         mine = drawn.choice(told.strategies)
         answer = desk.ask(mine, symbol)
@@ -79,7 +79,7 @@ def test_three_ways_one_answer(tmp_path: Path, seed: int, no_trade: str) -> None
         assert whole.way == CALCULATED
         assert bits(answer) == bits(quick) == bits(whole)
     assert set(ways) == {IN_RAM, STORED, CALCULATED}
-    assert min(ways.values()) >= 3
+    assert min(ways.values()) >= 2
 
 
 def test_an_answer_is_that_of_the_signals(tmp_path: Path) -> None:
