@@ -258,10 +258,10 @@ class Trail:
     mass, our clock is far ahead of what they tell.
     """
 
-    def __init__(self, timer: Callable[[], float], clock: Callable[[], float]) -> None:
+    def __init__(self, timer: Callable[[], float], clock: Callable[[], float], joined_at: float) -> None:
         self._timer, self._clock = timer, clock
-        self.newest_at = clock()
-        self._marks = deque([(timer(), self.newest_at, self.newest_at)])
+        self.newest_at = joined_at
+        self._marks = deque([(timer(), joined_at, joined_at)])
 
     def mark(self) -> None:
         """A frame has come."""
@@ -422,7 +422,7 @@ class _Line:
     async def _joined(self, at: float) -> Trail:
         """The first frame shows that the request was read."""
         if self.trail is None:
-            self.trail = Trail(self.timer, self.clock)
+            self.trail = Trail(self.timer, self.clock, at)
             await self.tell(Joined(at, self.symbols))
         return self.trail
 

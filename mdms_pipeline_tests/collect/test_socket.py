@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
+import random
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -244,7 +246,7 @@ def test_whatever_the_order_the_last_state_of_each_candle_is_news_last(order: li
 
 def test_a_trail_goes_back_behind_the_newest_frame() -> None:
     now = Clock(100.0)
-    trail = Trail(now, lambda: 1000.0 + now.now)
+    trail = Trail(now, lambda: 1000.0 + now.now, 1100.0)
     assert trail.since == 1100.0 - BEHIND
     for n in range(1, 41):
         now.now = 100.0 + n * 0.25
@@ -259,7 +261,7 @@ def test_a_trail_goes_back_behind_the_newest_frame() -> None:
 def test_a_trail_believes_the_exchange_where_its_frames_come_late() -> None:
     """At fast-forward an hour of candles comes in a second of ours: our clock is far ahead of what was told."""
     now = Clock(0.0)
-    trail = Trail(now, lambda: 3600.0 * now.now)
+    trail = Trail(now, lambda: 3600.0 * now.now, 0.0)
     for n in range(1, 100):
         now.now = n * 0.1
         trail.newest_at = 3600.0 * now.now / 2
@@ -444,6 +446,62 @@ def test_lost_and_joined_take_turns_over_a_hundred_cuts(stream: Stream) -> None:
     changes = [type(event) for event in run(main()) if not isinstance(event, Heard)]
     assert changes == [Joined, *[Lost, Joined] * 100]
     assert (stream.counts.connects, stream.counts.lost) == (101, 100)
+
+
+CUTS = 8
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_was_not_heard_to_its_end_is_in_a_gap_that_was_told(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Hours at fast-forward, the connection cut in the middle of a beat's messages again and again."""
+    monkeypatch.setattr(socket, "BEHIND", 0.02)
+    monkeypatch.setattr(socket, "MARK_EVERY", 0.001)
+    dice = random.Random(seed)
+    last_beat = [dice.randrange(1, 15) for _ in range(CUTS)]  # of each connection
+    sandbox = Sandbox(clock=FastClock(36_000.0, NOW, time.time()))
+    sandbox.beat = 0.005
+    wanted = {"1m": [BTC, ETH, "KRW-CBK"], "15m": [BTC, ETH], "4h": [BTC, "KRW-CBK"]}
+
+    def cut(told: Told) -> SocketFault | None:
+        if told.connection >= CUTS or told.beat != last_beat[told.connection]:
+            return None
+        kept = dice.randrange(len(told.messages) + 1)
+        return SocketFault(alter=lambda messages: messages[:kept], cut=True)
+
+    sandbox.socket_faults = cut
+
+    async def main(url: str) -> list[Event]:
+        async with aclosing(listen(url, wanted, sandbox.clock, budget=unlimited(), sleep=at_once)) as source:
+            events = Events(source)
+            for _ in range(CUTS):
+                await events.next(Lost)
+            joined = await events.next(Joined)
+            await events.until(lambda event: isinstance(event, Heard) and event.at > joined.at + 3600)
+            return events.seen
+
+    with served(sandbox) as url:
+        events = run(main(url))
+    until = max(
+        event.at for event in events if isinstance(event, Heard)
+    )  # of the messages' order: up to here all was told that was not lost
+    sandbox.clock = lambda: until
+    heard_last = {(one.symbol, one.timeframe, one.opened_at): numbers(one) for one in events if isinstance(one, Heard)}
+    changes = [event for event in events if not isinstance(event, Heard)]
+    assert [type(event) for event in changes] == [Joined, *[Lost, Joined] * CUTS]
+    begun = changes[0]
+    assert isinstance(begun, Joined)
+    pairs = itertools.pairwise(changes)
+    gaps = [(lost.since, joined.at) for lost, joined in pairs if isinstance(lost, Lost) and isinstance(joined, Joined)]
+    missed = 0
+    for name, symbols in wanted.items():
+        for symbol in symbols:
+            for opened_at in sandbox.candles(symbol, timeframe(name), int(until), 10_000).opened_at.tolist():
+                closed = timeframe(name).after(opened_at)
+                candle = (symbol, name, opened_at)
+                if begun.at < closed < until and heard_last.get(candle) != final_of(sandbox, *candle):
+                    missed += 1
+                    assert any(since < closed <= at for since, at in gaps), candle
+    assert missed > 5
 
 
 def test_messages_that_are_repeated_are_heard_once(stream: Stream) -> None:
