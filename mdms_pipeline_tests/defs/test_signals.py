@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -25,7 +26,9 @@ from mdms_pipeline.live.journal import Journal
 from mdms_pipeline.live.ran import Compared, compare
 from mdms_pipeline.settings import Settings
 from mdms_pipeline.store import Warehouse
+from mdms_pipeline.store.alerts import alerts
 from mdms_pipeline.store.signals import keep, last_signals
+from mdms_pipeline_tests.docs.pages import blocks
 from mdms_pipeline_tests.live.made import AT, WATCHED, signal
 from mdms_pipeline_tests.live.stream import Simulation
 from mdms_pipeline_tests.live.test_parity import BEGAN, simulation
@@ -107,6 +110,23 @@ def test_signals_make_no_refresh(home: Path) -> None:
     kept(warehouse, 0, 5)
     with warehouse.read() as connection:
         assert writers_after(connection, "1h", 0) == set()
+
+
+def test_the_documented_sensor_raises_an_alert_for_each_entry(home: Path) -> None:
+    """docs/signals.md, as it stands there."""
+    given = settings(home)
+    warehouse = Warehouse(given.warehouse, "sandbox")
+    with warehouse.write() as connection:
+        keep(connection, [signal(0, answer=True), signal(1, answer=False), signal(2, answer=True, rule="exit")], [], 1, NOW)
+    (code,) = (block.code for block in blocks("docs/signals.md", "python") if "dg.sensor" in block.code)
+    made: dict[str, Any] = {}
+    exec(code, made)
+    resource = WarehouseResource(database=str(given.warehouse), exchange=given.exchange_url)
+    context = dg.build_sensor_context(dg.DagsterInstance.ephemeral(), resources={"warehouse": resource})
+    for _ in range(2):
+        assert isinstance(made["entries"](context), dg.SkipReason)
+        with warehouse.read() as connection:
+            assert [(one.kind, one.subject) for one in alerts(connection)] == [("entry", "KRW-BTC")]
 
 
 def test_what_is_shown(warehouse: Warehouse) -> None:
