@@ -480,7 +480,7 @@ def _not_fresh(known: Collection[Any], now: int) -> dict[str, str]:
 @click.option("--limits/--no-limits", default=True, show_default=True, help="Keep Upbit's rate limits: 429, then 418.")
 @click.option("--seed", type=int, default=7, show_default=True, help="Another seed is another world.")
 def sandbox(port: int, limits: bool, seed: int) -> None:
-    """Serve the sandbox exchange, which speaks Upbit's public REST, on http://127.0.0.1:PORT."""
+    """Serve the sandbox exchange, which speaks Upbit's public REST and WebSocket, on http://127.0.0.1:PORT."""
     import uvicorn
 
     from mdms_pipeline.sandbox import Sandbox, create_app
