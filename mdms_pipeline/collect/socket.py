@@ -36,7 +36,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from mdms_pipeline.collect import wire
 from mdms_pipeline.collect.budget import Budget, SharedBudget, shared_file
 from mdms_pipeline.collect.client import LONGEST_SAID, unlimited
-from mdms_pipeline.collect.pace import CONNECT, Ledger
+from mdms_pipeline.collect.pace import CONNECT
 from mdms_pipeline.market import DAY, TIMEFRAMES, Instant
 from mdms_pipeline.settings import SANDBOX
 
@@ -167,8 +167,8 @@ def _impossible(text: str) -> float:
 DECODER = json.JSONDecoder(parse_constant=_impossible)
 
 
-def parse(frame: str | bytes, received_at: float) -> list[Heard]:
-    """The candles of a frame; none of one that only says that the exchange is UP. Unknown fields are passed over.
+def parse(frame: bytes, received_at: float) -> list[Heard]:
+    """The candles of a frame, be it binary or text; none of one that only says that the exchange is UP. Unknown fields are passed over.
 
     {"type":"candle.1m","code":"KRW-BTC","candle_date_time_utc":"2026-08-26T08:08:00","candle_date_time_kst":"2026-08-26T17:08:00",
      "opening_price":109715000.0,"high_price":109756000.0,"low_price":109714000.0,"trade_price":109756000.0,
@@ -179,7 +179,7 @@ def parse(frame: str | bytes, received_at: float) -> list[Heard]:
     Raises wire.Garbled where it is none of these, and what `error_of` makes of an error.
     """
     with wire.shape("a message of the WebSocket"):
-        body = DECODER.decode(frame if isinstance(frame, str) else frame.decode())
+        body = DECODER.decode(frame.decode())
         rows = body if isinstance(body, list) else [body]
         for row in rows:
             if "error" in row:
@@ -254,8 +254,8 @@ class Trail:
     """How far the stream was heard for sure, so that what may be missing after its end can be asked for.
 
     What the newest frame tells is not all that had happened by then: others were still under way. But what had happened when a frame came
-    BEHIND s before was on its way before it. `newest_at` is the exchange's time of the newest trade heard of: where frames come late in a
-    mass, our clock is far ahead of what they tell.
+    BEHIND s before was on its way before it. What had happened before `joined_at` is not ours to tell. `newest_at` is the exchange's time of
+    the newest trade heard of: where frames come late in a mass, our clock is far ahead of what they tell.
     """
 
     def __init__(self, timer: Callable[[], float], clock: Callable[[], float], joined_at: float) -> None:
@@ -332,7 +332,7 @@ class _Line:
                 await socket.send(request(self.share, str(uuid.uuid4())))
                 await socket.send("PING")  # is answered even where no market of ours has a candle
                 while True:
-                    await self._take(await socket.recv())
+                    await self._take(await socket.recv(decode=False))
             except ConnectionClosed as error:
                 raise self._end(error) from error
             finally:
@@ -378,13 +378,15 @@ class _Line:
             return found
         except wire.Blocked as found:
             seconds, said = None if found.seconds == wire.BLOCK_SECONDS else found.seconds, str(found)[:LONGEST_SAID]
-            await self.budget.change(lambda ledger, now: (_shut_out(ledger, now, seconds, said), None))
+            await self.budget.change(lambda ledger, now: (ledger.shut_out(now, seconds, said), None))
             return found
+        except wire.BadRequest as found:  # of a handshake, which is none of our making: somebody between us may refuse it for a while
+            return wire.ServerDown(str(found))
         except wire.ExchangeError as found:
             return found
         return wire.Garbled(f"answered {response.status_code} to a handshake")
 
-    async def _take(self, frame: str | bytes) -> None:
+    async def _take(self, frame: bytes) -> None:
         """Pass on what is news in it. Raises the error that it tells of."""
         self.waits = False
         self.counts.frames += 1
@@ -402,7 +404,7 @@ class _Line:
         trail.mark()
         self.heard_at, self.waits = self.timer(), True
 
-    def _throw_away(self, frame: str | bytes, error: wire.Garbled) -> None:
+    def _throw_away(self, frame: bytes, error: wire.Garbled) -> None:
         """Told the first time and each time that it has doubled."""
         self.counts.rubbish += 1
         if self.counts.rubbish & (self.counts.rubbish - 1) == 0:
@@ -461,10 +463,6 @@ class _Line:
         log.warning("%s", what)
         if self.notice is not None:
             self.notice(what)
-
-
-def _shut_out(ledger: Ledger, now: float, seconds: float | None, said: str) -> Ledger:
-    return ledger.shut_out(now, seconds, said)
 
 
 # All of them

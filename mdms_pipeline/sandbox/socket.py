@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 from anyio import to_thread
 from starlette.responses import Response
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from mdms_pipeline.sandbox.exchange import Sandbox
 from mdms_pipeline.sandbox.feed import TYPES, Feed
@@ -166,7 +166,7 @@ class Connection:
         async with anyio.create_task_group() as tasks:
 
             async def first(task: Callable[[], Awaitable[None]]) -> None:
-                with suppress(WebSocketDisconnect, RuntimeError):  # Starlette raises the second once it was closed
+                with suppress(WebSocketDisconnect):
                     await task()
                 tasks.cancel_scope.cancel()
 
@@ -228,7 +228,7 @@ class Connection:
         if self.feed is not None and not await self._pass_on_news(self.feed):
             return False
         if anyio.current_time() - self.active_at > self.sandbox.idle and not self.silent:
-            await self.socket.close(CLOSED)
+            await self._close()
             return False
         return True
 
@@ -258,9 +258,16 @@ class Connection:
     async def _end(self, name: str, message: str) -> None:
         """An error message, then the end."""
         await self._send(compact({"error": {"name": name, "message": message}}).encode())
-        await self.socket.close(CLOSED)
+        await self._close()
+
+    async def _close(self) -> None:
+        if self.socket.application_state is not WebSocketState.DISCONNECTED:
+            await self.socket.close(CLOSED)
 
     async def _send(self, body: bytes) -> None:
+        """WebSocketDisconnect where the other task has just ended the connection, or the client has."""
+        if self.socket.application_state is WebSocketState.DISCONNECTED:
+            raise WebSocketDisconnect
         await self.socket.send_bytes(body)
         self.active_at = anyio.current_time()
 
