@@ -254,8 +254,8 @@ class Trail:
     """How far the stream was heard for sure, so that what may be missing after its end can be asked for.
 
     What the newest frame tells is not all that had happened by then: others were still under way. But what had happened when a frame came
-    BEHIND s before was on its way before it. What had happened before `joined_at` is not ours to tell. `newest_at` is the exchange's time of
-    the newest trade heard of: where frames come late in a mass, our clock is far ahead of what they tell.
+    BEHIND s before was on its way before it. What had happened before `joined_at` is not ours to tell. `newest_at` is the time of the
+    newest trade heard of, by the exchange: where frames come late in a mass, our clock is far ahead of what they tell.
     """
 
     def __init__(self, timer: Callable[[], float], clock: Callable[[], float], joined_at: float) -> None:
