@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from mdms_pipeline import show
 from mdms_pipeline.cli_backtest import commands as backtest_commands
 from mdms_pipeline.cli_live import commands as live_commands
+from mdms_pipeline.cli_live import show_forming
 from mdms_pipeline.cli_service import commands as service_commands
 from mdms_pipeline.cli_truth import TimeLeft, date_of, stepping
 from mdms_pipeline.cli_truth import commands as truth_commands
@@ -318,8 +319,9 @@ def _screen_named(settings: Settings, name: str) -> Any:
 
 @main.command()
 @click.argument("name", required=False)
+@click.option("--live", "forming", is_flag=True, help="Over the bars that form, by one request to the exchange: provisional, not kept.")
 @as_json
-def screen(name: str | None, as_json: bool) -> None:
+def screen(name: str | None, forming: bool, as_json: bool) -> None:
     """Layer 3 alone: screen the stored candles and indicators, by one screen or all, and show the rankings."""
     from mdms_pipeline.screen.look import instant_of, ranking, screen_all, screens_of
 
@@ -327,6 +329,9 @@ def screen(name: str | None, as_json: bool) -> None:
     loaded = screens_of(settings)
     chosen = [_screen_named(settings, name)] if name else list(loaded.screens.values())
     warehouse = _warehouse(settings)
+    if forming:
+        show_forming(settings, warehouse, chosen, as_json)
+        return
     for frame in dict.fromkeys(screen.timeframe.name for screen in chosen):
         screen_all(warehouse, [screen for screen in chosen if screen.timeframe.name == frame], frame)
     with warehouse.read() as connection:

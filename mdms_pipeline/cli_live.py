@@ -218,4 +218,34 @@ def signal_now(symbol: str, strategy: str, stored: bool, as_json: bool) -> None:
     click.echo(f"by {answer.way}, {1_000 * answer.seconds:.1f} ms")
 
 
+def show_forming(settings: Settings, warehouse: Any, screens: Sequence[Any], as_json: bool) -> None:
+    """Screens over the bars that form; everything in it is provisional."""
+    from mdms_pipeline.collect.client import connect
+    from mdms_pipeline.live_screen import look_live, ranked
+    from mdms_pipeline.show import show_rankings
+    from mdms_pipeline.store.universe import known_symbols
+
+    async def asked() -> list[Any]:
+        async with connect(settings.exchange_url, settings.clock) as exchange:
+            return await exchange.today()
+
+    days = {day.symbol: day for day in asyncio.run(asked())}
+    now = settings.clock()
+    with warehouse.read() as connection:
+        names = known_symbols(connection)
+        found = {screen.name: (screen, look_live(connection, screen, days, now)) for screen in screens}
+    rankings = {name: ranked(screen, looked, names) for name, (screen, looked) in found.items()}
+    if as_json:
+        click.echo(json.dumps(rankings, ensure_ascii=False, indent=2))
+        return
+    show_rankings({name: {**ranking, "title": f"{ranking['title']}, provisional"} for name, ranking in rankings.items()})
+    for name, (screen, looked) in found.items():
+        guessed = "".join(f", {column} not sure of {count}" for column, count in looked.guessed.items())
+        click.echo(f"mdms: {name}: the {screen.timeframe} bar of {looked.formed} markets forms{guessed}", err=True)
+        if looked.behind:
+            click.echo(
+                f"mdms: {name}: the stored candles of {looked.behind} markets end before that bar: `mdms run` collects them", err=True
+            )
+
+
 commands: list[click.Command] = [live, signal_now]

@@ -75,6 +75,10 @@ class Exchange:
         """KRW market -> instant of its last trade (s UTC)."""
         return await self._fetch(wire.tickers_request(), wire.parse_last_trades)
 
+    async def today(self) -> list[wire.Today]:
+        """Every KRW market's UTC day so far."""
+        return await self._fetch(wire.tickers_request(), wire.parse_today)
+
     async def candles(self, symbol: str, timeframe: str, to: Instant, count: int) -> Candles:
         """The newest `count` (at most 200) candles that opened before `to`, oldest first."""
         return await self._fetch(wire.candles_request(symbol, timeframe, to, count), lambda body: wire.parse_candles(body, symbol))

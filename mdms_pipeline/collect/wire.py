@@ -94,6 +94,21 @@ class Listing:
     warning: bool
 
 
+@dataclass(frozen=True)
+class Today:
+    """One row of ticker/all: the market's UTC day so far, as its day candle is; of an earlier day where nothing was traded since."""
+
+    symbol: str
+    traded_at: float  # s UTC, the last trade
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float  # base asset, since midnight UTC
+    value: float  # KRW, since midnight UTC
+    turnover: float  # KRW, over 24 h
+
+
 def markets_request() -> Request:
     return Request("market", "/v1/market/all", {"is_details": "true"})
 
@@ -181,6 +196,18 @@ def parse_last_trades(body: Any) -> dict[str, float]:
     """
     with shape("ticker/all"):
         return _some({row["market"]: float(row["trade_timestamp"]) / 1000 for row in _rows(body)})
+
+
+def parse_today(body: Any) -> list[Today]:
+    """Every KRW market's day, from ticker/all.
+
+    {"market": "KRW-BTC", "trade_timestamp": 1753894995076, "opening_price": 163248000.0, "high_price": 163708000.0,
+     "low_price": 162248000.0, "trade_price": 162876000.0, "acc_trade_price": 137728155832.96, "acc_trade_price_24h": 167740032580.71,
+     "acc_trade_volume": 844.94, ...}
+    """
+    names = ("opening_price", "high_price", "low_price", "trade_price", "acc_trade_volume", "acc_trade_price", "acc_trade_price_24h")
+    with shape("ticker/all"):
+        return [Today(row["market"], float(row["trade_timestamp"]) / 1000, *(float(row[name]) for name in names)) for row in _rows(body)]
 
 
 def parse_candles(body: Any, symbol: str) -> Candles:

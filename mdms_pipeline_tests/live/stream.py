@@ -159,13 +159,13 @@ class Simulation:
     def listen(self, until: Instant) -> None:
         """A live process, from here to there; then it is gone."""
 
-        async def main(_: Callable[[], float]) -> None:
+        async def main(time: Callable[[], float]) -> None:
             with self.warehouse.read() as connection:
                 symbols = universe(connection)
             async with ask(self.sandbox) as exchange:
                 errors = (wire.ExchangeError,)
                 delivery = Delivery(Journal(self.folder))
-                live = Live(self.watches, self.warehouse, symbols, exchange, self.clock, delivery, errors, (wire.NotFound,))
+                live = Live(self.watches, self.warehouse, symbols, exchange, self.clock, delivery, errors, (wire.NotFound,), timer=time)
                 stream = Stream(self.sandbox, self.clock, live.engine.wanted, until, self.random, lambda: live.idle, self.trouble)
                 await live.run(stream.events())
                 self.lives.append(live.health)
