@@ -416,6 +416,7 @@ def _plan(plan: Any, as_json: bool) -> None:
 @as_json
 def status(as_json: bool) -> None:
     """How fresh every market and timeframe is, and what is wrong with those that are not."""
+    from mdms_pipeline.live.deliver import held_up as receivers_held_up
     from mdms_pipeline.store.alerts import alerts
     from mdms_pipeline.store.candles import standings
     from mdms_pipeline.store.journal import newest_event
@@ -438,7 +439,10 @@ def status(as_json: bool) -> None:
         "not_fresh": _not_fresh(known.values(), now),
         "last_event": last,
         "alerts": [f"{alert.kind} since {iso(alert.raised_at)}: {alert.message}" for alert in wrong],
-        "held_up": {cursor.subscriber: f"{cursor.attempts} failures: {cursor.error}" for cursor in held_up},
+        "held_up": {
+            **{cursor.subscriber: f"{cursor.attempts} failures: {cursor.error}" for cursor in held_up},
+            **receivers_held_up(settings.signals),
+        },
     }
     if as_json:
         _print_json(report)

@@ -16,7 +16,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from mdms_pipeline.defs.grid import OWNERS, newest
 from mdms_pipeline.defs.refresh import UNFINISHED, WHY_TAG
 from mdms_pipeline.defs.resources import Mdms, WarehouseResource
-from mdms_pipeline.live.ran import Compared, compare
+from mdms_pipeline.live.ran import Compared, comparable, compare
 from mdms_pipeline.live.watch import Watch
 from mdms_pipeline.market import Instant, iso, kst
 from mdms_pipeline.rules import answer_text
@@ -86,11 +86,11 @@ def _signals(context: dg.SensorEvaluationContext, warehouse: Warehouse, now: Ins
         told = [event for event in events if event.type == EMITTED]
         new = sum(event.count for event in told)
         whole, last = counted(connection), last_signals(connection, min(max(new, 1), SHOWN))
+        collected = any(event.type == COLLECTED for event in events) and comparable(connection)
     if not events:
         return dg.SkipReason("no signal came")
     reported = [dg.AssetMaterialization(KEY, metadata=signals_metadata(told, whole, last))] if told else []
-    collected = any(event.type == COLLECTED for event in events)
-    due = whole.total > 0 and collected and now >= checked_at + PARITY_SECONDS and not _running(context.instance)
+    due = collected and now >= checked_at + PARITY_SECONDS and not _running(context.instance)
     cursor = f"{events[-1].id}@{now if due else checked_at}"
     if not reported and not due:
         return dg.SensorResult(skip_reason=dg.SkipReason("no signal came"), cursor=cursor)

@@ -167,6 +167,17 @@ class Standing:
             fresh.unlink(missing_ok=True)
 
 
+def held_up(folder: Path) -> dict[str, str]:
+    """Receiver -> what keeps signals from it, as its process has last written it down; nothing where all is well."""
+    found = {}
+    for standing in filter(None, map(Standing.read, sorted((folder / "receivers").glob("*.json")))):
+        counts = {"refused": len(standing.aside), "lost": standing.dropped, "failures": standing.failures}
+        said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        if said:
+            found[standing.name] = f"{said}: {standing.error}" if standing.error else said
+    return found
+
+
 def pause(failures: int) -> float:
     """Seconds until what failed so many times in a row is tried again."""
     return 0.0 if failures == 0 else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 20))
@@ -306,8 +317,9 @@ class Follower(Worker):
         return None
 
     def _note(self, **changes: Any) -> None:
-        self._standing = replace(self._standing, **changes)
-        if self.receiver.lasting and self._lock is not None and ("position" in changes or "aside" in changes):
+        before, self._standing = self._standing, replace(self._standing, **changes)
+        matter = any(getattr(before, name) != getattr(self._standing, name) for name in ("position", "aside", "failures"))
+        if matter and self._lock is not None:
             self._standing.write(self._file)
 
     def _mine(self) -> bool:

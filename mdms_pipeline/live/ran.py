@@ -55,6 +55,15 @@ def compare(connection: duckdb.DuckDBPyConnection, rules: Sequence[Watch], now: 
     return found
 
 
+def comparable(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the candles of anything that was watched are stored by now."""
+    row = connection.execute(
+        """SELECT 1 FROM watched w JOIN coverage c ON c.timeframe = w.timeframe AND list_contains(w.symbols, c.symbol)
+           WHERE w.until IS NOT NULL AND c.covered_to > w.since LIMIT 1"""
+    ).fetchone()
+    return row is not None
+
+
 def _of_late(stretches: Sequence[Watched], now: Instant) -> list[Watched]:
     """What of them lies within DAYS and BARS."""
     recent = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,10 @@ def test_signals_are_compared_after_candles_were_collected_but_not_too_often(hom
         put(warehouse, page("KRW-BTC", candles(AT - (30 - hour) * HOUR, 1)))
         return requested(ticking.tick())
 
-    assert collected(0) == 0  # there is no signal that could be compared
     kept(warehouse, 0, 5)
+    assert collected(0) == 0  # no candle of what was watched is stored
+    with warehouse.write() as connection:
+        keep(connection, [], [replace(WATCHED, since=AT - 30 * HOUR, until=AT)], 1, NOW)
     assert requested(ticking.tick()) == 0
     assert collected(1) == 1
     assert collected(2) == 0

@@ -25,6 +25,7 @@ from mdms_pipeline.live.deliver import (
     Standing,
     Table,
     Webhook,
+    held_up,
     pause,
     signature,
     verify,
@@ -120,6 +121,17 @@ def test_what_did_not_get_through_is_told_again_after_a_restart(journal: Journal
         assert last.wait(1) == [made[5]]
         until(lambda: standing(delivery, "bot").aside, ())
         assert standing(delivery, "bot").dropped == 0
+
+
+def test_what_is_held_up_is_written_down_for_others_to_see(journal: Journal) -> None:
+    with closing(
+        Delivery(journal, [Receiver("bad", Heard(lambda signal, times: signal.opened_at == bar(1))), Receiver("good", Heard())])
+    ) as delivery:
+        delivery.emit([signal(i) for i in range(3)])
+        until(lambda: held_up(journal.folder), {"bad": "1 refused"})
+    away = Server(*[httpx.Response(503)] * 10_000).hook()
+    with closing(Delivery(journal, [Receiver("hook", away)])):
+        until(lambda: ": answered 503" in held_up(journal.folder).get("hook", ""))
 
 
 def test_a_name_goes_on_where_it_was_and_another_begins_with_the_oldest(journal: Journal) -> None:
@@ -297,6 +309,7 @@ def test_a_server_that_is_down_gets_everything_in_order_when_it_is_back(journal:
     with closing(Delivery(journal, [Receiver("hook", server.hook())])) as delivery:
         delivery.emit([signal(i) for i in range(10)])
         until(lambda: standing(delivery, "hook").sent, 10)
+        until(lambda: held_up(journal.folder), {})
         keys = [request.headers["Idempotency-Key"] for request in server.requests]
         assert list(dict.fromkeys(keys)) == [signal(i).id for i in range(10)]
         assert keys.count(signal(0).id) == 3 * TRIES + 3
