@@ -62,6 +62,7 @@ class Stream:
     random: random.Random
     idle: Callable[[], bool]  # the listener has done with all that it was told
     trouble: Trouble = field(default_factory=Trouble)
+    look: Callable[[], None] = lambda: None  # after each step
     sent: int = 0
 
     async def events(self) -> AsyncIterator[Event]:
@@ -93,6 +94,7 @@ class Stream:
                 for each in now:
                     yield replace(each, received_at=self.clock())
             await self._heard()
+            self.look()
         for each in held:
             yield each
         if away:
@@ -130,7 +132,9 @@ class Simulation:
     clock: Steady
     seed: int = 1
     trouble: Trouble = field(default_factory=Trouble)
+    look: Callable[[], None] = lambda: None
     lives: list[Health] = field(default_factory=list)
+    live: Live | None = None  # the last one
     messages: int = 0
 
     def __post_init__(self) -> None:
@@ -166,7 +170,10 @@ class Simulation:
                 errors = (wire.ExchangeError,)
                 delivery = Delivery(Journal(self.folder))
                 live = Live(self.watches, self.warehouse, symbols, exchange, self.clock, delivery, errors, (wire.NotFound,), timer=time)
-                stream = Stream(self.sandbox, self.clock, live.engine.wanted, until, self.random, lambda: live.idle, self.trouble)
+                self.live = live
+                stream = Stream(
+                    self.sandbox, self.clock, live.engine.wanted, until, self.random, lambda: live.idle, self.trouble, self.look
+                )
                 await live.run(stream.events())
                 self.lives.append(live.health)
                 self.messages += stream.sent
