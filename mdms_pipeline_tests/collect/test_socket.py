@@ -395,7 +395,7 @@ async def after_a_fault(stream: Stream, events: Events) -> tuple[Lost, Joined, l
 ENDS = {
     "cut": (SocketFault.cutting(), "the connection was cut"),
     "error": (SocketFault.saying("SERVER_ERROR", "maintenance"), "answered SERVER_ERROR: maintenance"),
-    "silence": (SocketFault.silence(), "silent for 0.1 s"),
+    "silence": (SocketFault.silence(), "silent for 0.5 s"),
 }
 
 
@@ -403,7 +403,7 @@ ENDS = {
 def test_a_connection_that_ends_is_joined_again_and_the_gap_is_told(stream: Stream, name: str) -> None:
     fault, reason = ENDS[name]
     stream.sandbox.socket_faults = fault_once(fault)
-    patience = Patience(look=0.005, silence=0.1, ping_every=0.02)
+    patience = Patience(look=0.005, silence=0.5 if fault.silent else 100, ping_every=0.02)
 
     async def main() -> tuple[Lost, Joined, list[Heard]]:
         async with stream.of({"1m": [BTC]}, patience=patience) as events:
@@ -825,11 +825,11 @@ def test_who_listens_slowly_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> N
 
     async def main() -> tuple[list[float], Counts]:
         found = []
-        async with exchange(talk, {"1m": [BTC]}, Patience(look=0.005, silence=0.05, ping_every=100)) as (events, counts):
+        async with exchange(talk, {"1m": [BTC]}, Patience(look=0.005, silence=0.3, ping_every=100)) as (events, counts):
             for n in range(200):
                 found.append((await events.next(Heard)).at)
                 if n == 50:
-                    await asyncio.sleep(0.3)  # six times as long as a silence
+                    await asyncio.sleep(0.6)  # twice as long as a silence
         return found, counts
 
     found, counts = run(main())
