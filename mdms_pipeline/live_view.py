@@ -29,7 +29,8 @@ from mdms_pipeline.rules import TRUE, UNKNOWN
 from mdms_pipeline.rules.evaluate import collect, verdict
 from mdms_pipeline.rules.nodes import Condition, Logic
 
-MARKET, NAME, PRICE, CHANGE = 13, 16, 13, 8  # columns that these take
+MARKET, PRICE, CHANGE = 13, 13, 8  # columns that these take
+LEAST_NAME, MOST_NAME = 9, 16  # columns of a Korean name: four syllables at the least
 LEAST_RULE, MOST_RULE = 5, 12  # columns of one rule: its number, or `3/4+`
 LEAST_WORDS = 30  # columns of rules in words
 MOST_SIGNALS = 12  # lines
@@ -199,27 +200,27 @@ def _head(picture: Picture, width: int) -> list[Text]:
     return [line, said, *([Text(picture.reason, style="yellow")] if picture.reason else [])]
 
 
-def _columns(rules: Sequence[str], width: int) -> tuple[bool, int]:
-    """Whether there is room for names, and the columns of one rule; 0: the rules are too many for columns, and are said in words."""
+def _columns(rules: Sequence[str], width: int) -> tuple[int, int]:
+    """Columns of the name, and of one rule; 0 for a name: no room; 0 for a rule: they are too many, and are said in words."""
     left = width - MARKET - PRICE - CHANGE
     if left < LEAST_RULE * len(rules):
-        return left >= NAME + LEAST_WORDS, 0
-    names = left - NAME >= LEAST_RULE * len(rules)
-    return names, max(LEAST_RULE, min(MOST_RULE, (left - NAME * names) // max(1, len(rules))))
+        return (MOST_NAME if left >= MOST_NAME + LEAST_WORDS else 0), 0
+    room = min(MOST_NAME, left - LEAST_RULE * len(rules))
+    name = room if room >= LEAST_NAME else 0
+    return name, max(LEAST_RULE, min(MOST_RULE, (left - name) // max(1, len(rules))))
 
 
 def _titles(picture: Picture, width: int) -> Text:
-    names, each = _columns(picture.rules, width)
-    line = set_cell_size("market", MARKET) + (set_cell_size("name", NAME) if names else "") + f"{'price':>{PRICE}}{'change':>{CHANGE}}"
+    name, each = _columns(picture.rules, width)
+    line = set_cell_size("market", MARKET) + set_cell_size("name", name) + f"{'price':>{PRICE}}{'change':>{CHANGE}}"
     rules = "".join(f"{i:>{each}}" for i in range(1, len(picture.rules) + 1)) if each else "  rules, the nearest first"
     return Text(line + rules, style="bold")
 
 
 def _line(market: Market, rules: Sequence[str], width: int) -> Text:
-    names, each = _columns(rules, width)
+    name, each = _columns(rules, width)
     line = Text(set_cell_size(market.symbol, MARKET))
-    if names:
-        line.append(set_cell_size(market.name, NAME), style="dim")
+    line.append(set_cell_size(market.name, name), style="dim")
     line.append(f"{_price(market.price):>{PRICE}}")
     line.append(f"{_change(market.change):>{CHANGE}}", style="green" if market.change > 0 else "red" if market.change < 0 else "dim")
     if not each:

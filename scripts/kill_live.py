@@ -1,7 +1,7 @@
 """Kill `mdms live` at random moments of a fast stream, and compare with the candles: python scripts/kill_live.py --kills 100
 
 1. candles of some sandbox markets are collected; rules that turn often stand on 1m, and the clock of every process is `--speed` as fast
-2. `mdms live` is begun and killed (SIGKILL) after a random time, again and again; the last one is asked to end
+2. `mdms live` is begun and killed (SIGKILL) after a random time, again and again; the first and the last one are asked to end
 3. the candles are collected; the signals in the table must be those that the candles give, each once, and those in the journal;
    a webhook of this process must have got each at least once
 """
@@ -38,6 +38,7 @@ from mdms_pipeline_tests.support import Mdms, Said, mdms
 
 SYMBOLS = "KRW-BTC,KRW-ETH,KRW-XRP,KRW-DOGE,KRW-ADA,KRW-SOL,KRW-USDT,KRW-TRX"
 SECRET = "the secret of this script"
+LIFE = 2.5  # of a process that is killed, at most, as a multiple of the time until it judges
 FEW = 10  # signals that a process which is asked to end has time for
 RULES = [word for kind, names in (("--strategy", rules.STRATEGIES), ("--screen", rules.SCREENS)) for name in names for word in (kind, name)]
 
@@ -97,25 +98,38 @@ def ran(said: Said) -> None:
 
 
 def strike(settings: dict[str, str], seconds: float, folder: Path) -> bool:
-    """A live process that is killed after so many seconds; whether it still lived then."""
+    """A live process that is killed after so many seconds; whether it had judged a bar by then."""
+    journal = Journal(folder / "home" / "signals")
     begun = Mdms(["live", "--json", *RULES], settings, folder / "said")
     begun.process.join(seconds)
     begun.process.kill()
     said = begun.wait()
     if said.code != -signal.SIGKILL:
         raise SystemExit(f"kill_live: ended by itself, status {said.code}: {said.err}")
-    return True
+    return judges(Journal(journal.folder), journal.end)
 
 
-def finish(settings: dict[str, str], seconds: float, folder: Path, hook: Hook) -> None:
-    """A live process that is asked to end after so many seconds, once the webhook has nearly all."""
-    begun, journal = Mdms(["live", "--json", *RULES], settings, folder / "said"), Journal(Path(settings["MDMS_HOME"]) / "signals")
+def judges(journal: Journal, since: int) -> bool:
+    """Whether any bar was judged after this position of the journal."""
+    journal.refresh()
+    return any(entry.reached for entry in journal.after(since, 10**9))
+
+
+def finish(settings: dict[str, str], folder: Path, hook: Hook) -> float:
+    """A live process that is asked to end once it judges and the webhook has nearly all; the seconds until it judged."""
+    journal = Journal(folder / "home" / "signals")
+    since, began = journal.end, time.monotonic()
+    begun = Mdms(["live", "--json", *RULES], settings, folder / "said")
+    while not judges(journal, since) and begun.process.is_alive():
+        begun.process.join(0.05)
+    seconds = time.monotonic() - began
     begun.process.join(seconds)
     while len(set(written(journal)) - set(hook.keys)) > FEW and begun.process.is_alive():
         begun.process.join(0.5)
         journal.refresh()
     os.kill(begun.pid, signal.SIGINT)
     ran(begun.wait())
+    return seconds
 
 
 def written(journal: Journal) -> Counter[str]:
@@ -154,7 +168,6 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--speed", type=float, default=60, help="of the clock (%(default)s): a bar of 1m closes every second")
-    parser.add_argument("--longest", type=float, default=6, help="seconds that a process lives (%(default)s)")
     wanted = parser.parse_args()
     dice = random.Random(wanted.seed)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, serving(random.Random(wanted.seed)) as hook:
@@ -162,12 +175,14 @@ def main() -> int:
         settings = given(home, wanted.speed, hook)
         for command in ("collect", "calculate"):
             ran(mdms(command, given=settings))
-        kills = sum(strike(settings, dice.uniform(0.1, wanted.longest), Path(folder)) for _ in range(wanted.kills))
-        finish(settings, 2 * wanted.longest, Path(folder), hook)
+        seconds = finish(settings, Path(folder), hook)
+        late = sum(strike(settings, dice.uniform(0, LIFE * seconds), Path(folder)) for _ in range(wanted.kills))
+        finish(settings, Path(folder), hook)
         wrong, found, kept = judged(home, settings, hook)
     revised = sum(one.revision > 0 for one in kept)
     again = sum(count > 1 for count in hook.keys.values())
-    print(f"seed {wanted.seed}: {kills} kills; {len(kept)} signals in the table, {revised} of them revisions; {found.said}")
+    print(f"seed {wanted.seed}: {wanted.kills} kills, {late} of them after bars were judged (first after {seconds:.1f} s)")
+    print(f"{len(kept)} signals in the table, {revised} of them revisions; {found.said}")
     print(f"the webhook got {again} of them more than once")
     print("\n".join(wrong[:20]) or "nothing lost, nothing twice")
     return 1 if wrong or not found.signals else 0

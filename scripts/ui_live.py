@@ -73,8 +73,8 @@ def take_pictures(browser: Browser, url: str, location: str, shots: Path) -> Non
     browser.open(f"{url}/asset-groups")
     browser.shows("calculate")
     browser.press("KeyE")  # expand all groups
-    browser.shows("screen_results", "signals")
-    browser.open(browser.run("return location.href"))
+    browser.shows("screen_results")
+    browser.open(browser.run("return location.href"))  # which names the expanded groups: drawn to fit
     browser.shows("screen_results", "signals")
     browser.shoot(shots / "graph.png")
     browser.size(1600, 1300)
