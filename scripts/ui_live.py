@@ -69,17 +69,9 @@ def checked(dagster: Dagster) -> dict[str, Any] | None:
 
 
 def take_pictures(browser: Browser, url: str, location: str, shots: Path) -> None:
-    browser.size(1600, 1900)
-    browser.open(f"{url}/asset-groups")
-    browser.shows("calculate")
-    browser.press("KeyE")  # expand all groups
-    browser.shows("screen_results")
-    browser.open(browser.run("return location.href"))  # which names the expanded groups: drawn to fit
-    browser.shows("screen_results", "signals")
-    browser.shoot(shots / "graph.png")
     browser.size(1600, 1300)
     browser.open(f"{url}/assets/signals")
-    browser.shows("Answers of strategies and screens", "live_parity")
+    browser.shows("Answers of strategies and screens")
     browser.shoot(shots / "asset.png")
     browser.open(f"{url}/assets/signals?view=events")
     browser.shows("slowest_emission_ms", "by_rule")
@@ -88,14 +80,22 @@ def take_pictures(browser: Browser, url: str, location: str, shots: Path) -> Non
     browser.shows("Copy")
     browser.shoot(shots / "table.png")
     browser.open(f"{url}/assets/signals?view=checks")
-    browser.shows("live_parity", "judged bars")
+    browser.shows("live_parity")
     browser.shoot(shots / "check.png")
     browser.open(f"{url}/assets/signals?view=lineage")
-    browser.shows("signals", "candles")
+    browser.shows("bollinger", "candles")
     browser.shoot(shots / "lineage.png")
     browser.open(f"{url}/locations/{location}/sensors/signals")
     browser.shows("Reports live signals")
     browser.shoot(shots / "sensor.png")
+    browser.size(2200, 2800)  # all groups are high
+    browser.open(f"{url}/asset-groups")
+    browser.shows("calculate")
+    browser.press("KeyE")  # expand all groups
+    browser.shows("screen_results")
+    browser.open(browser.run("return location.href"))  # which names the expanded groups: drawn to fit
+    browser.shows("screen_results")
+    browser.shoot(shots / "graph.png")
 
 
 def show(given: argparse.Namespace, home: Path) -> None:
