@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import time
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 MARKETS = (120, 300)
@@ -67,34 +68,50 @@ def serve(port: Any, many: int) -> None:
     asyncio.run(main())
 
 
-def parsed(markets: int, many: int) -> float:
-    """Messages a second."""
+@dataclass(frozen=True)
+class Rate:
+    """How fast so many messages were read, and what they cost whoever else wants the processor."""
+
+    messages: int
+    seconds: float
+    cpu: float  # s of this process's own work
+    connections: int = 0
+
+    @property
+    def cell(self) -> str:
+        on = f" on {self.connections}" if self.connections else ""
+        return f"{self.messages / self.seconds:,.0f}{on}; {1e6 * self.cpu / self.messages:.1f} us"
+
+
+def parsed(markets: int, many: int) -> Rate:
+    """Without a network."""
     from mdms_pipeline.collect.socket import Newest, News, parse
 
     bodies, newest = payloads(["candle.60m", "candle.240m"], [f"KRW-{n:04}" for n in range(markets)], many), Newest()
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     for body in bodies:
         (heard,) = parse(body, float(NOW))
         assert newest.take(heard) is News.NEW
-    return many / (time.perf_counter() - began)
+    return Rate(many, time.perf_counter() - began, time.process_time() - worked)
 
 
-async def passed_on(url: str, markets: int, timeframes: list[str], many: int) -> tuple[int, float]:
-    """Connections, and messages a second of all together, from the first to the last."""
+async def passed_on(url: str, markets: int, timeframes: list[str], many: int) -> Rate:
+    """By `listen`, all connections together, from the first message to the last."""
     from mdms_pipeline.collect.client import unlimited
     from mdms_pipeline.collect.socket import Heard, listen, shares
 
     codes = [f"KRW-{n:04}" for n in range(markets)]
     wanted = dict.fromkeys(timeframes, codes)
-    left, began = many * len(shares(wanted)), 0.0
+    connections = len(shares(wanted))
+    left, began, worked = many * connections, 0.0, 0.0
     async with aclosing(listen(url, wanted, budget=unlimited())) as events:
         async for event in events:
             if isinstance(event, Heard):
-                began = began or time.perf_counter()
+                began, worked = began or time.perf_counter(), worked or time.process_time()
                 left -= 1
                 if not left:
                     break
-    return len(shares(wanted)), many * len(shares(wanted)) / (time.perf_counter() - began)
+    return Rate(many * connections, time.perf_counter() - began, time.process_time() - worked, connections)
 
 
 def looked(markets: int, seconds: float, looks: int = 21) -> tuple[float, int]:
@@ -135,11 +152,10 @@ def main() -> None:
     table.add_column("what")
     for markets in MARKETS:
         table.add_column(f"{markets} markets", justify="right")
-    table.add_row("parse, messages/s", *(f"{parsed(markets, many):,.0f}" for markets in MARKETS))
+    table.add_row("parse: messages/s; CPU of each", *(parsed(markets, many).cell for markets in MARKETS))
     for timeframes in (["1h", "4h"], list(TYPES)):
         found = [asyncio.run(passed_on(url, markets, timeframes, many)) for markets in MARKETS]
-        cells = (f"{rate:,.0f} on {connections}" for connections, rate in found)
-        table.add_row(f"{len(timeframes)} timeframes, messages/s on so many connections", *cells)
+        table.add_row(f"{len(timeframes)} timeframes: messages/s on so many connections; CPU of each", *(rate.cell for rate in found))
     for seconds in (1.0, 60.0):
         looks = [looked(markets, seconds) for markets in MARKETS]
         table.add_row(f"sandbox, a look after {seconds:g} s", *(f"{ms:.1f} ms, {told:,} messages" for ms, told in looks))
