@@ -12,14 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from mdms_pipeline.backtest.find import recipe_of
 from mdms_pipeline.collect.client import connect
 from mdms_pipeline.live.desk import Answer, Desk
 from mdms_pipeline.live.gap import Gap, pages
 from mdms_pipeline.live_watch import strategy_watches
-from mdms_pipeline.market import CANDLE_COLUMNS, Candles, Instant, check_symbol, timeframe
+from mdms_pipeline.market import Candles, Instant, check_symbol, timeframe
 from mdms_pipeline.settings import Settings
 from mdms_pipeline.store import Warehouse
 
@@ -60,7 +58,7 @@ def _asking(settings: Settings) -> Callable[[str, str, Instant], Candles]:
                     await exchange.candles(symbol, frame, to, count)
                     for to, count in pages(Gap(symbol, timeframe(frame), last), settings.clock())
                 ]
-            return Candles(*(np.concatenate([getattr(page, name) for page in found]) for name in CANDLE_COLUMNS))
+            return Candles.joined(found)
 
         return _run(asked())
 

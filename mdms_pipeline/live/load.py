@@ -157,10 +157,12 @@ def reloaded(
     """One symbol anew from its stored candles, the last ones as they are `told` now, up to the slot `until`; with its last `bars`."""
     frame = watches[0].timeframe
     standing = standings(connection, [(symbol, frame)])[symbol, frame]
+    if standing.covered is not None:  # history begins where the stored one does
+        told = told[told.opened_at >= standing.covered[0]]
     start = int(told.opened_at[0]) if len(told) else until + 1
     stored = read_spans(connection, "candles", PRICES_AND_AMOUNTS, frame, {symbol: (EVER[0], start - 1)})[symbol]
-    joined = {name: np.concatenate([stored.columns[name], getattr(told, name)]) for name in PRICES_AND_AMOUNTS}
-    candles = Series(np.concatenate([stored.opened_at, told.opened_at]), joined)
+    joined = Candles.joined([_candles(stored, 0), told])
+    candles = Series(joined.opened_at, {name: getattr(joined, name) for name in PRICES_AND_AMOUNTS})
     seen = candles if standing.no_trade == SKIP else flattened(candles, frame, EVER[0], until)
     after, fresh = carry(indicators_of(watches), {}, _candles(seen, 0))
     kept = Series(seen.opened_at, {**seen.columns, **{name: fresh[name] for name in columns_of(watches) if name in fresh}}).last(bars)

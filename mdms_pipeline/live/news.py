@@ -14,7 +14,7 @@ from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.live.watch import Name
 from mdms_pipeline.market import Instant
 
-REMEMBERED = 50_000  # signals, of which the older half is forgotten then
+REMEMBERED = 10_000  # signals, some 10 MB, of which the older half is forgotten then: what is judged again is told again by the journal
 
 
 class News:
@@ -23,6 +23,10 @@ class News:
     def __init__(self, told: Iterable[Signal] = ()) -> None:
         self.told: dict[Key, Signal] = {}
         self._since: dict[tuple[Name, str], Instant] = {}  # bars before are nobody's news
+        self.recall(told)
+
+    def recall(self, told: Iterable[Signal]) -> None:
+        """These were told before, as the journal has it."""
         for signal in told:
             self._remember(signal)
 

@@ -30,8 +30,9 @@ from mdms_pipeline.live.news import News
 from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.live.tape import NEVER
 from mdms_pipeline.live.watch import Watch, signals
-from mdms_pipeline.market import Instant, timeframe
+from mdms_pipeline.market import Candles, Instant, timeframe
 from mdms_pipeline.store import Warehouse
+from mdms_pipeline.store.candles import standings
 from mdms_pipeline.store.schema import SKIP, no_trade
 from mdms_pipeline.store.signals import Watched
 
@@ -40,6 +41,7 @@ LOOK = 0.2  # s of our time between two looks at the exchange's clock
 SHOW = 1.0  # s of our time between two looks at what forms
 AGAIN = 5.0  # s of our time until REST is asked again for what it did not answer
 RECENT = 100  # signals that are kept to be shown
+FOLLOW = 60.0  # s of our time between two looks at what became of the stored candles
 MEND = 190  # bars that are told again by REST where one of them is doubted
 
 
@@ -101,7 +103,8 @@ class Live:
         self._asked_for: dict[str, Instant] = {}  # coarse timeframe -> the slot whose candles were asked for
         self._from: dict[str, Instant] = {}  # timeframe -> the first bar that a watch which is new tells of
         self._at_work = False
-        self._mend_at = -math.inf
+        self._revisions: dict[tuple[str, str], int] = {}  # of the stored candles, when they were last looked at
+        self._mend_at = self._follow_at = -math.inf
         self._shown_at = -math.inf
 
     # ---- the beginning
@@ -111,6 +114,7 @@ class Live:
         held = {watch: one for watch in self.watches if (one := self.delivery.journal.stretch(watch.key)) is not None}
         self.news = News(told_since(self.delivery.journal, min(map(_end, held.values()))) if held else ())
         late: list[Signal] = []
+        self._revisions = self._stored_revisions()
         for name, lane in self.engine.lanes.items():
             self._from[name] = lane.frame.after(lane.settled(self.clock()))
             self._news_from(lane, held)
@@ -274,6 +278,10 @@ class Live:
             if not lane.away.any() and lane.settled(now) > self._asked_for.get(name, NEVER) and name not in self._asking:
                 self._asking[name] = asyncio.create_task(self._ask_closed(name, lane))
         self._tell(found, reached)
+        if self.timer() >= self._follow_at and "" not in self._asking:
+            self._follow_at = self.timer() + FOLLOW
+            self._asking[""] = asyncio.create_task(self._follow())
+            self._asking[""].add_done_callback(lambda task: self._asking.pop("", None))
         if self.timer() - self._shown_at >= SHOW:
             self._shown_at = self.timer()
             self._out(self.engine.peek())
@@ -328,24 +336,53 @@ class Live:
         return False
 
     async def _mend_doubted(self) -> None:
-        """Symbols of which an older bar was told otherwise: their last bars are asked again, everything is calculated on those."""
+        """Symbols of which an older bar is told otherwise: their last bars are asked again, everything is calculated on those."""
         if self.timer() < self._mend_at:
             return
         for lane in self.engine.lanes.values():
             for symbol in sorted(lane.doubted):
                 self._mend_at = self.timer() + AGAIN
-                back = Gap(symbol, lane.frame, lane.frame.after(int(lane.tape.last[lane.tape.row[symbol]]), -MEND))
-                async for found in close_gaps(self.exchange, [back], self.clock, self.expected):
-                    if isinstance(found, Answer):
-                        self._reload(lane, found)
+                await self._mend(lane, symbol)
 
-    def _reload(self, lane: Lane, told: Answer) -> None:
-        settled = told.candles[told.candles.opened_at <= lane.settled(told.asked_at)]
-        with self.warehouse.read() as connection:
-            found = reloaded(connection, lane.watches, told.gap.symbol, settled, lane.settled(told.asked_at), MEND)
+    async def _mend(self, lane: Lane, symbol: str) -> None:
+        newest = await asyncio.to_thread(self._newest_stored, lane, symbol)
+        if newest is None:  # its history is being collected anew
+            return
+        last = int(lane.tape.last[lane.tape.row[symbol]])
+        back = Gap(symbol, lane.frame, min(newest, lane.frame.after(last, -MEND)))
+        pages = [found async for found in close_gaps(self.exchange, [back], self.clock, self.expected)]
+        told = [page for page in pages if isinstance(page, Answer)]
+        if len(told) < len(pages):
+            return
+        candles, asked_at = Candles.joined([page.candles for page in told]), told[0].asked_at
+        found = await asyncio.to_thread(self._reloaded, lane, symbol, candles[candles.opened_at <= lane.settled(asked_at)], asked_at)
         lane.load([found.loaded])
+        self.news.recall(told_since(self.delivery.journal, int(found.loaded.opened_at[0])))
         self._out(self._once_more(lane, [found]), late=True)
-        self._told(told)
+        self._tell(self.engine.told(lane.frame.name, symbol, candles, asked_at))
+
+    def _newest_stored(self, lane: Lane, symbol: str) -> Instant | None:
+        with self.warehouse.read() as connection:
+            return standings(connection, [(symbol, lane.frame.name)])[symbol, lane.frame.name].newest
+
+    def _reloaded(self, lane: Lane, symbol: str, told: Candles, asked_at: float) -> Found:
+        with self.warehouse.read() as connection:
+            return reloaded(connection, lane.watches, symbol, told, lane.settled(asked_at), MEND)
+
+    # ---- the warehouse, as it goes on
+
+    async def _follow(self) -> None:
+        """Whose stored candles were revised, rescaled, or reach further back now: what is in RAM stands on others."""
+        found = await asyncio.to_thread(self._stored_revisions)
+        for (symbol, name), revision in found.items():
+            if self._revisions.get((symbol, name), revision) != revision:
+                self.engine.lanes[name].doubted.add(symbol)
+        self._revisions = found
+
+    def _stored_revisions(self) -> dict[tuple[str, str], int]:
+        partitions = [(symbol, name) for name, lane in self.engine.lanes.items() for symbol in lane.symbols]
+        with self.warehouse.read() as connection:
+            return {partition: standing.revision for partition, standing in standings(connection, partitions).items()}
 
     # ---- out
 

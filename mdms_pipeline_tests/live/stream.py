@@ -48,6 +48,7 @@ class Trouble:
     late: float = 0.05  # a message comes a step later
     cut: float = 0.02  # the stream is lost, for up to `away` steps
     away: int = 20
+    corrected: float = 0.0  # the exchange tells a candle otherwise that has closed up to three bars ago
     step: tuple[int, int] = (300, 1_500)  # s between two steps
 
 
@@ -63,6 +64,7 @@ class Stream:
     idle: Callable[[], bool]  # the listener has done with all that it was told
     trouble: Trouble = field(default_factory=Trouble)
     look: Callable[[], None] = lambda: None  # after each step
+    stored_to: Instant = 0  # candles that opened before are stored as they were
     sent: int = 0
 
     async def events(self) -> AsyncIterator[Event]:
@@ -83,7 +85,7 @@ class Stream:
                 away, held = self.random.randint(1, self.trouble.away), []
                 yield Lost(lost_at, "cut")
             else:
-                messages = list(self._told(seen))
+                messages = [*self._told(seen), *self._corrected()]
                 late = [each for each in messages if self.random.random() < self.trouble.late]
                 now = [*held, *(each for each in messages if each not in late)]
                 held = late
@@ -100,6 +102,21 @@ class Stream:
         if away:
             yield Joined(self.clock())
         await self._heard()
+
+    def _corrected(self) -> list[Heard]:
+        """Now and then a candle of the last ones, with another close; the stream tells of it once."""
+        if self.random.random() >= self.trouble.corrected:
+            return []
+        name = self.random.choice(list(self.wanted))
+        symbol, frame = self.random.choice(self.wanted[name]), timeframe(name)
+        at = frame.after(frame.floor(int(self.clock())), -self.random.randint(1, 3))
+        candles, last_ms = self.sandbox.bars(symbol, frame, at + 1, 1)
+        if candles.opened_at.tolist() != [at] or at < self.stored_to:
+            return []
+        self.sandbox.correct(symbol, frame, at, close=float(candles.low[0]), volume=1.1 * float(candles.volume[0]))
+        candles, _ = self.sandbox.bars(symbol, frame, at + 1, 1)
+        numbers = (float(getattr(candles, column)[0]) for column in PRICES_AND_AMOUNTS)
+        return [Heard(symbol, name, at, *numbers, int(last_ms[0]) / 1000 + 1, self.clock())]
 
     async def _heard(self) -> None:
         """Wait until the listener has emptied its queue and has looked at the clock."""

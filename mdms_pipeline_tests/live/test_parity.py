@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from mdms_pipeline.live.journal import Journal
 from mdms_pipeline.live.parity import MISSING, OTHERWISE, TOO_MUCH, differences, standing
 from mdms_pipeline.live.run import told_since
 from mdms_pipeline.live_watch import watches_of
-from mdms_pipeline.market import DAY, HOUR, instant
+from mdms_pipeline.market import DAY, HOUR, instant, timeframe
+from mdms_pipeline.store.candles import standings
 from mdms_pipeline_tests import support
 from mdms_pipeline_tests.live import rules
 from mdms_pipeline_tests.live.stream import Simulation, Steady, Trouble
@@ -58,6 +60,48 @@ def test_live_is_what_is_stored_afterwards(tmp_path: Path, seed: int, more: dict
     assert len({signal.id for signal in told}) == len(told)
     assert any(signal.revision for signal in told)
     assert found.clock() - BEGAN > 3 * DAY
+
+
+@pytest.mark.parametrize("no_trade", ["skip", "flat"])
+def test_candles_that_are_told_otherwise_after_they_closed(tmp_path: Path, no_trade: str) -> None:
+    """The last bar is taken back and closed again; of an older one the market's bars are asked again, and all is calculated on those."""
+    found = simulation(tmp_path, "1h", 4, MDMS_NO_TRADE=no_trade)
+    found.trouble = replace(found.trouble, corrected=0.1, late=0.0)
+    found.collect()
+    found.listen(int(found.clock()) + 30 * HOUR)
+    found.listen(int(found.clock()) + 6 * HOUR)
+    found.collect()
+    wanted, differ = found.compared()
+    assert len(found.sandbox.corrected) > 5
+    assert [str(each) for each in differ[:5]] == []
+    assert wanted > 100
+    told = told_since(Journal(found.folder), 0)
+    assert any(signal.revision and signal.answer == signal.before for signal in told)  # taken back
+
+
+def test_candles_that_are_revised_in_the_warehouse_are_followed(tmp_path: Path) -> None:
+    found = simulation(tmp_path, "1h", 6)
+    found.collect()
+    revised: list[float] = []
+
+    def revise() -> None:
+        if not revised and found.clock() > BEGAN + 5 * HOUR:
+            with found.warehouse.read() as connection:
+                newest = standings(connection, [("KRW-BTC", "1h")])["KRW-BTC", "1h"].newest
+            assert newest is not None
+            frame = timeframe("1h")
+            revised.append(float(found.sandbox.candles("KRW-BTC", frame, newest + 1, 1).low[0]))
+            found.sandbox.correct("KRW-BTC", frame, newest, close=revised[0])
+            with ThreadPoolExecutor(1) as beside:  # an event loop of its own
+                beside.submit(found.collect).result()
+
+    found.look = revise
+    found.listen(int(found.clock()) + 40 * HOUR)
+    found.collect()
+    wanted, differ = found.compared()
+    assert revised
+    assert [str(each) for each in differ[:5]] == []
+    assert wanted > 20
 
 
 def test_every_kind_of_difference_is_found(tmp_path: Path) -> None:
