@@ -64,10 +64,9 @@ class Feed:
             return
         if market.delisted_at is not None:
             cut_ms = min(cut_ms, market.delisted_at * 1000 - 1)
-        start = self._seen_ms // 1000 // STRIDE * STRIDE
         if cut_ms <= self._seen_ms:
             return
-        minutes = self.sandbox.trading(market, MINUTE, start, cut_ms)
+        minutes = self.sandbox.trading(market, MINUTE, (self._seen_ms + 1) // 1000 // STRIDE * STRIDE, cut_ms)
         if minutes[:, LAST_MS].max() <= self._seen_ms:
             return
         yield from self._candles(market, [kind for kind in types if kind in CANDLES], minutes, now_ms)
@@ -124,11 +123,13 @@ class Feed:
 
     def _corrections(self, now_ms: int) -> Iterator[Message]:
         """Candles that read differently than when they were told."""
-        new, self._corrected = self.sandbox.corrected[self._corrected :], len(self.sandbox.corrected)
+        new = self.sandbox.corrected[self._corrected :]
+        self._corrected += len(new)
         for origin, name, opened_at in new:
             for code, types in self._types.items():
                 market = self.sandbox.ever(code)
-                for kind in types if market is not None and (market.origin or code) == origin else ():
+                told = market is not None and market.alive(now_ms / 1000) and (market.origin or code) == origin
+                for kind in types if told else ():
                     if kind in CANDLES and CANDLES[kind].name == name and opened_at * 1000 <= now_ms:
                         candles, last_ms = self.sandbox.bars(code, CANDLES[kind], opened_at + 1, 1)
                         mine = candles.opened_at == opened_at
