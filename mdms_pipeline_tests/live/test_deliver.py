@@ -34,6 +34,7 @@ from mdms_pipeline.live.deliver import (
 from mdms_pipeline.live.journal import Journal, spoken
 from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.settings import SettingError, Settings
+from mdms_pipeline.show import next_steps
 from mdms_pipeline.store import Warehouse
 from mdms_pipeline.store.signals import signals_after, watches
 from mdms_pipeline_tests.live.made import PATIENCE, WATCHED, Heard, bar, signal
@@ -327,6 +328,14 @@ def test_no_name_shows_an_address_or_a_secret() -> None:
     receivers = [webhook(url, settings.signal_secret) for url in settings.signal_urls]
     assert [one.name.split()[:2] for one in receivers] == [["webhook", "a"], ["webhook", "b"]]
     assert SECRET not in repr(settings)
+
+
+def test_no_hint_shows_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MDMS_SIGNAL_SECRET", SECRET)
+    monkeypatch.setenv("MDMS_HISTORY", "77")
+    said = next_steps(Settings.load({}), "mine")
+    assert "MDMS_HISTORY=77" in said
+    assert SECRET not in said
 
 
 @pytest.mark.parametrize(

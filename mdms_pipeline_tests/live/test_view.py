@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import math
 import random
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from mdms_pipeline import cli_live, show
 from mdms_pipeline.live.deliver import Delivery, Standing
 from mdms_pipeline.live.journal import Journal
 from mdms_pipeline.live.run import Live
@@ -21,8 +25,8 @@ from mdms_pipeline.live_view import Answer, Market, Picture, View, drawn, holdin
 from mdms_pipeline.rules import FALSE, TRUE, UNKNOWN, Rule, parse
 from mdms_pipeline.store import Warehouse
 from mdms_pipeline.vocabulary import vocabulary
-from mdms_pipeline_tests.live.made import signal
-from mdms_pipeline_tests.support import NOW, Clock, candles, page, put
+from mdms_pipeline_tests.live.made import PATIENCE, signal
+from mdms_pipeline_tests.support import NOW, Clock, candles, page, put, settings
 
 NAMES = {"KRW-BTC": "비트코인", "KRW-BASIC123": "아주긴이름을가진어떤토큰입니다", "KRW-A": ""}
 RULES = ("breakout entry 4h", "trend_following exit 1d", "volatility_squeeze where 1h")
@@ -132,7 +136,9 @@ def test_no_more_than_the_last_close_is_needed_to_say_how_near_a_rule_is() -> No
     assert (held.tolist(), of) == ([6.0, 2.0, 4.0], 6)
 
 
-def test_a_picture_of_a_process(warehouse: Warehouse, tmp_path: Path) -> None:
+@pytest.fixture
+def live(warehouse: Warehouse, tmp_path: Path) -> Iterator[Live]:
+    """A process that has loaded two markets, and knows nothing of a third."""
     made = candles(NOW // 3600 * 3600 - 40 * 3600, 40)
     put(warehouse, page("KRW-BTC", made), page("KRW-ETH", made))
     rule = parse("close > 1 and close > 1e12", vocabulary())
@@ -141,18 +147,42 @@ def test_a_picture_of_a_process(warehouse: Warehouse, tmp_path: Path) -> None:
         Watch("screen", "mine", "where", "1h", (rule,)),
         Watch("screen", "btc", "where", "1h", (rule,), symbols=frozenset(["KRW-BTC"])),
     ]
-    delivery = Delivery(Journal(tmp_path / "signals"))
-    live = Live(watches, warehouse, ["KRW-BTC", "KRW-ETH", "KRW-GONE"], lambda *_: None, Clock(), delivery)  # type: ignore[arg-type]
-    live.begin()
+    with closing(Delivery(Journal(tmp_path / "signals"))) as delivery:
+        found = Live(watches, warehouse, ["KRW-BTC", "KRW-ETH", "KRW-GONE"], lambda *_: None, Clock(), delivery)  # type: ignore[arg-type]
+        found.begin()
+        yield found
+
+
+def test_a_picture_of_a_process(live: Live) -> None:
     view = View(live, NAMES)
     view.notices.append("the socket was slow")
     found = view.picture(NOW)
-    delivery.close()
     near = Answer(1, 2, FALSE, FALSE)
     assert found.rules == ("mine where 1h", "btc where 1h")
-    assert {one.symbol: (one.price, one.answers) for one in found.markets if one.symbol != "KRW-GONE"} == {
-        "KRW-BTC": (made.close[-1], (near, near)), "KRW-ETH": (made.close[-1], (near, None)),
-    }  # fmt: skip
+    shown = {one.symbol: (one.price, one.answers) for one in found.markets}
+    assert shown["KRW-BTC"] == (candles(NOW // 3600 * 3600 - 40 * 3600, 40).close[-1], (near, near))
+    assert shown["KRW-ETH"][1] == (near, None)
     assert found.troubles[0] == "the socket was slow"
     assert "KRW-GONE" in found.troubles[1]
     assert len(lines(found, 80, 24)) == 24
+
+
+def test_it_is_drawn_on_a_screen_of_its_own_which_is_left_behind(
+    live: Live, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(show, "OUT", Console(file=out, width=80, height=24, force_terminal=True))
+    monkeypatch.setattr(cli_live, "LOOKS", 100)
+
+    async def watch() -> None:
+        with cli_live._shown(live, warehouse, settings(warehouse.path.parent)) as notice:
+            notice("the socket was slow")
+            async with asyncio.timeout(PATIENCE):
+                while "the socket was slow" not in out.getvalue():
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(watch())
+    begun, left = "\x1b[?1049h", "\x1b[?1049l"  # of the alternate screen
+    assert out.getvalue().index(begun) < out.getvalue().index("KRW-BTC") < out.getvalue().rindex(left)
+    assert "\x1b[2J" not in out.getvalue().split(begun)[1].split("KRW-BTC", 1)[1]  # never cleared between two pictures: no flicker
+    assert "0 signals, 0 provisional ones, from 0 messages" in capsys.readouterr().out
