@@ -19,6 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from mdms_pipeline import show
 from mdms_pipeline.cli_backtest import commands as backtest_commands
+from mdms_pipeline.cli_live import commands as live_commands
+from mdms_pipeline.cli_live import show_forming
 from mdms_pipeline.cli_service import commands as service_commands
 from mdms_pipeline.cli_truth import TimeLeft, date_of, stepping
 from mdms_pipeline.cli_truth import commands as truth_commands
@@ -317,8 +319,9 @@ def _screen_named(settings: Settings, name: str) -> Any:
 
 @main.command()
 @click.argument("name", required=False)
+@click.option("--live", "forming", is_flag=True, help="Over the bars that form, by one request to the exchange: provisional, not kept.")
 @as_json
-def screen(name: str | None, as_json: bool) -> None:
+def screen(name: str | None, forming: bool, as_json: bool) -> None:
     """Layer 3 alone: screen the stored candles and indicators, by one screen or all, and show the rankings."""
     from mdms_pipeline.screen.look import instant_of, ranking, screen_all, screens_of
 
@@ -326,6 +329,9 @@ def screen(name: str | None, as_json: bool) -> None:
     loaded = screens_of(settings)
     chosen = [_screen_named(settings, name)] if name else list(loaded.screens.values())
     warehouse = _warehouse(settings)
+    if forming:
+        show_forming(settings, warehouse, chosen, as_json)
+        return
     for frame in dict.fromkeys(screen.timeframe.name for screen in chosen):
         screen_all(warehouse, [screen for screen in chosen if screen.timeframe.name == frame], frame)
     with warehouse.read() as connection:
@@ -410,6 +416,7 @@ def _plan(plan: Any, as_json: bool) -> None:
 @as_json
 def status(as_json: bool) -> None:
     """How fresh every market and timeframe is, and what is wrong with those that are not."""
+    from mdms_pipeline.live.deliver import held_up as receivers_held_up
     from mdms_pipeline.store.alerts import alerts
     from mdms_pipeline.store.candles import standings
     from mdms_pipeline.store.journal import newest_event
@@ -432,7 +439,10 @@ def status(as_json: bool) -> None:
         "not_fresh": _not_fresh(known.values(), now),
         "last_event": last,
         "alerts": [f"{alert.kind} since {iso(alert.raised_at)}: {alert.message}" for alert in wrong],
-        "held_up": {cursor.subscriber: f"{cursor.attempts} failures: {cursor.error}" for cursor in held_up},
+        "held_up": {
+            **{cursor.subscriber: f"{cursor.attempts} failures: {cursor.error}" for cursor in held_up},
+            **receivers_held_up(settings.signals),
+        },
     }
     if as_json:
         _print_json(report)
@@ -479,7 +489,7 @@ def _not_fresh(known: Collection[Any], now: int) -> dict[str, str]:
 @click.option("--limits/--no-limits", default=True, show_default=True, help="Keep Upbit's rate limits: 429, then 418.")
 @click.option("--seed", type=int, default=7, show_default=True, help="Another seed is another world.")
 def sandbox(port: int, limits: bool, seed: int) -> None:
-    """Serve the sandbox exchange, which speaks Upbit's public REST, on http://127.0.0.1:PORT."""
+    """Serve the sandbox exchange, which speaks Upbit's public REST and WebSocket, on http://127.0.0.1:PORT."""
     import uvicorn
 
     from mdms_pipeline.sandbox import Sandbox, create_app
@@ -516,7 +526,7 @@ def dev(port: int) -> None:
     )
 
 
-for command in (*service_commands, *truth_commands, *backtest_commands):
+for command in (*service_commands, *truth_commands, *backtest_commands, *live_commands):
     main.add_command(command)
 
 

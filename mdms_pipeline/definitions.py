@@ -20,8 +20,10 @@ from mdms_pipeline.defs.sensors import (
     universe_job,
     watch_sensor,
 )
+from mdms_pipeline.defs.signals import live_parity_check, parity_job, signals_asset, signals_sensor
 from mdms_pipeline.defs.universe import symbols
 from mdms_pipeline.kept import kept_indicators
+from mdms_pipeline.live_watch import screen_watch, strategy_watches
 from mdms_pipeline.screen.look import screens_of
 from mdms_pipeline.settings import Settings
 
@@ -39,17 +41,19 @@ def build(mdms: Mdms) -> dg.Definitions:
     recipes = list(strategies_of(settings).recipes.values())
     indicators = indicator_assets(kept_indicators(settings))
     grid = [candles, *indicators, screen_results_asset(screens)]
+    watches = [*(watch for recipe in recipes for watch in strategy_watches(recipe.usual)), *map(screen_watch, screens)]
     names = [asset.key.to_user_string() for asset in grid]
     return dg.Definitions(
-        assets=[symbols, *grid, *map(ranking_asset, screens), *map(backtest_asset, recipes)],
-        asset_checks=[laws, fresh, reconciled, *map(backtest_checks, recipes)],
-        jobs=[refresh_job(), universe_job(), screening_job(screens), prune_job(mdms), backtests_job()],
+        assets=[symbols, *grid, *map(ranking_asset, screens), *map(backtest_asset, recipes), signals_asset(watches)],
+        asset_checks=[laws, fresh, reconciled, *map(backtest_checks, recipes), live_parity_check(watches)],
+        jobs=[refresh_job(), universe_job(), screening_job(screens), parity_job(), prune_job(mdms), backtests_job()],
         sensors=[
             refresh_sensor(mdms, names, screens),
             listings_sensor(mdms),
             watch_sensor(mdms),
             failed_sensor(mdms),
             backtests_sensor(recipes),
+            signals_sensor(mdms),
         ],
         schedules=[
             prune_schedule(mdms),

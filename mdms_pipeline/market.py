@@ -7,7 +7,7 @@ A candle is named by its opening instant. Prices are KRW, `volume` is in the bas
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Self
@@ -130,6 +130,11 @@ class Candles:
 
     def __getitem__(self, rows: Any) -> Self:
         return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The candles of all parts, one behind the other."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in CANDLE_COLUMNS)) if parts else cls.empty()
 
     @classmethod
     def empty(cls) -> Self:

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mdms_pipeline.market import TIMEFRAMES, Instant, check_symbol, instant, timeframe
@@ -14,6 +14,8 @@ from mdms_pipeline.market import TIMEFRAMES, Instant, check_symbol, instant, tim
 SANDBOX = "sandbox"
 UPBIT = "https://api.upbit.com"
 NO_TRADE = ("skip", "flat")
+SECRETS = ("MDMS_SIGNAL_SECRET",)  # never shown
+LEAST_SECRET = 16  # characters
 
 
 class SettingError(ValueError):
@@ -31,6 +33,9 @@ SETTINGS: dict[str, tuple[str, str]] = {
     "MDMS_MEMORY_MB": ("500", "memory that chunks, caches and DuckDB may take, in MB (200 at the least)"),
     "MDMS_EXTENSIONS": ("", "folder with `indicators/*.py`, `screens/*.yaml` and `strategies/*.yaml` of your own"),
     "MDMS_ALERT_URL": ("", "where alerts are POSTed as JSON, besides the file `alerts.jsonl` in MDMS_HOME"),
+    "MDMS_SIGNAL_URL": ("", "where `mdms live` POSTs each signal as JSON, signed; several addresses by spaces"),
+    "MDMS_SIGNAL_SECRET": ("", "what these POSTs are signed with: at least 16 characters, known to the receiver"),
+    "MDMS_SIGNAL_SYNC": ("no", "`yes`: a signal is on the disk, not only in the system's cache, before it is told"),
     "MDMS_LOG_MB": ("400", "disk that Dagster's log may take before `mdms prune` forgets old runs, in MB (100 at the least)"),
     "MDMS_CLOCK": ("", "simulations on the sandbox only: `10x@2026-11-20T09:00@1795000000` is ten times as fast, 09:00 at that instant"),
 }
@@ -48,6 +53,9 @@ class Settings:
     extensions: Path | None
     no_trade: str = "skip"
     alert_url: str = ""
+    signal_urls: tuple[str, ...] = ()
+    signal_secret: str = field(default="", repr=False)
+    signal_sync: bool = False
     log_mb: int = 400
     clock: Callable[[], float] = time.time  # s UTC; another one in simulations only
 
@@ -68,6 +76,10 @@ class Settings:
     def alerts(self) -> Path:
         return self.home / "alerts.jsonl"
 
+    @property
+    def signals(self) -> Path:
+        return self.home / "signals"
+
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> Settings:
         """Settings from `environment` (the process's own when None). Raises SettingError."""
@@ -85,6 +97,9 @@ class Settings:
             extensions=_folder("MDMS_EXTENSIONS", text["MDMS_EXTENSIONS"]),
             no_trade=_word("MDMS_NO_TRADE", text["MDMS_NO_TRADE"], NO_TRADE),
             alert_url=_alert_url(text["MDMS_ALERT_URL"]),
+            signal_urls=_signal_urls(text["MDMS_SIGNAL_URL"]),
+            signal_secret=_signal_secret(text["MDMS_SIGNAL_SECRET"], text["MDMS_SIGNAL_URL"]),
+            signal_sync=_word("MDMS_SIGNAL_SYNC", text["MDMS_SIGNAL_SYNC"], ("no", "yes")) == "yes",
             log_mb=_whole("MDMS_LOG_MB", text["MDMS_LOG_MB"], 100),
             clock=_clock(text["MDMS_CLOCK"], text["MDMS_EXCHANGE_URL"]),
         )
@@ -109,8 +124,25 @@ def _url(text: str) -> str:
 
 
 def _alert_url(text: str) -> str:
-    if text and not re.match(r"https?://[^/\s]+", text):
-        raise SettingError(f"MDMS_ALERT_URL={text!r}: must be an http(s) address, or left out")
+    return _address("MDMS_ALERT_URL", text) if text else text
+
+
+def _address(name: str, text: str) -> str:
+    if not re.match(r"https?://[^/\s]+", text):
+        raise SettingError(f"{name}={text!r}: must be an http(s) address, or left out")
+    return text
+
+
+def _signal_urls(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_address("MDMS_SIGNAL_URL", part) for part in text.split()))
+
+
+def _signal_secret(text: str, urls: str) -> str:
+    if len(text) < LEAST_SECRET and (text or urls):
+        raise SettingError(
+            f"MDMS_SIGNAL_SECRET: has {len(text)} characters, but signals are only sent signed: give it {LEAST_SECRET} or more, "
+            "such as `openssl rand -hex 32` makes, or leave MDMS_SIGNAL_URL out"
+        )
     return text
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mdms_pipeline.market import instant, kst, utc
-from mdms_pipeline.settings import SETTINGS, Settings
+from mdms_pipeline.settings import SECRETS, SETTINGS, Settings
 
 PIPED = 120  # columns where the output is no terminal
 OUT, ERR = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED), Console(stderr=True, highlight=False)
@@ -112,7 +112,7 @@ def next_steps(settings: Settings, screen: str) -> str:
     """What to type next, with the settings that this run had."""
     mdms = Path(sys.executable).parent / "mdms"
     called = os.path.relpath(mdms) if mdms.is_relative_to(Path.cwd()) else str(mdms)
-    given = " ".join(f"{name}={os.environ[name]}" for name in SETTINGS if os.environ.get(name))
+    given = " ".join(f"{name}={os.environ[name]}" for name in SETTINGS if os.environ.get(name) and name not in SECRETS)
     prefix = f"env {given} " if given else ""
     return (
         "\nNext, try\n"

@@ -1,4 +1,4 @@
-"""Run a kernel over arrays in RAM: `run` one indicator over new bars, `calculate` several over whole candles."""
+"""Run a kernel over arrays in RAM: `run` one indicator over new bars, `calculate` several over whole candles, `carry` several onward."""
 
 from __future__ import annotations
 
@@ -36,12 +36,24 @@ def run(indicator: Indicator, memory: Floats, columns: Sequence[Floats]) -> tupl
 def calculate(indicators: Iterable[Indicator], candles: Candles) -> dict[str, Floats]:
     """Every output of `indicators` over whole candles, by column name; whatever they share is calculated once."""
     wanted = tuple(indicators)
-    needed = closure(wanted)
-    known = columns(candles, {read for indicator in needed for read in indicator.reads if isinstance(read, str)})
-    for indicator in needed:
-        _, outputs = run(indicator, indicator.memory, inputs(indicator, known))
-        known.update(zip(indicator.columns, outputs, strict=True))
+    _, known = carry(closure(wanted), {}, candles)
     return {name: known[name] for indicator in wanted for name in indicator.columns}
+
+
+def carry(
+    needed: Sequence[Indicator], memories: Mapping[Indicator, Floats], candles: Candles, previous_close: float = np.nan
+) -> tuple[dict[Indicator, Floats], dict[str, Floats]]:
+    """The memories after these candles, and every column calculated on the way, by name.
+
+    `needed` has whatever it reads, upstream first; one without a memory starts at these candles, which are then a symbol's first.
+    """
+    known = columns(candles, {read for indicator in needed for read in indicator.reads if isinstance(read, str)}, previous_close)
+    after = {}
+    for indicator in needed:
+        memory = memories.get(indicator, indicator.memory)
+        after[indicator], outputs = run(indicator, memory, inputs(indicator, known))
+        known.update(zip(indicator.columns, outputs, strict=True))
+    return after, known
 
 
 def inputs(indicator: Indicator, known: Mapping[str, Floats]) -> list[Floats]:

@@ -7,4 +7,5 @@
 5. `universe.py`  which markets there are, and which of them are collected
 6. `pages.py`     which page to ask for next, and what an answer covers (pure)
 7. `fill.py`      many partitions at once: pages are fetched in parallel and committed in groups, one that fails stops no other
+8. `socket.py`    candles as they form, over the exchange's WebSocket
 """

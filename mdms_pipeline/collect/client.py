@@ -18,7 +18,7 @@ import httpx
 
 from mdms_pipeline.collect import wire
 from mdms_pipeline.collect.budget import Budget, MemoryBudget, SharedBudget, shared_file
-from mdms_pipeline.collect.pace import Block, Ledger, Pace
+from mdms_pipeline.collect.pace import CONNECT, Block, Ledger, Pace
 from mdms_pipeline.market import KST, Candles, Instant
 from mdms_pipeline.settings import SANDBOX
 
@@ -74,6 +74,10 @@ class Exchange:
     async def last_trades(self) -> dict[str, float]:
         """KRW market -> instant of its last trade (s UTC)."""
         return await self._fetch(wire.tickers_request(), wire.parse_last_trades)
+
+    async def today(self) -> list[wire.Today]:
+        """Every KRW market's UTC day so far."""
+        return await self._fetch(wire.tickers_request(), wire.parse_today)
 
     async def candles(self, symbol: str, timeframe: str, to: Instant, count: int) -> Candles:
         """The newest `count` (at most 200) candles that opened before `to`, oldest first."""
@@ -201,4 +205,4 @@ def _embedded(clock: Callable[[], float]) -> Exchange:
 
 def unlimited() -> MemoryBudget:
     """For an exchange that limits nothing: it begins where the header would lead it."""
-    return MemoryBudget(ledger=Ledger({group: Pace(allowed=math.inf) for group in ("market", "ticker", "candles")}))
+    return MemoryBudget(ledger=Ledger({group: Pace(allowed=math.inf) for group in ("market", "ticker", "candles", CONNECT)}))

@@ -24,6 +24,8 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 ALLOWED = 10.0  # requests/s of a group while no header has said otherwise; Upbit documentation
+CONNECT = "websocket-connect"  # the group of the WebSocket's handshakes
+ALLOWED_IN = {CONNECT: 5.0}  # where it is not ALLOWED; Upbit documentation
 COUNTED = 50  # requests/s; above this nobody counts, because nobody means it
 TICK = 0.0005  # s; no sleep is as short as this
 
@@ -254,7 +256,7 @@ class Ledger:
         return self.block if self.block.at <= now + 1.0 else replace(self.block, at=now)
 
     def pace(self, group: str, now: float) -> Pace:
-        return self.paces.get(group, Pace()).believed(now)
+        return (self.paces.get(group) or Pace(ALLOWED_IN.get(group, ALLOWED))).believed(now)
 
     def _with(self, group: str, pace: Pace) -> Ledger:
         return replace(self, paces={**self.paces, group: pace})

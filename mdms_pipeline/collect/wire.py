@@ -20,6 +20,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import httpx
@@ -93,6 +94,21 @@ class Listing:
     warning: bool
 
 
+@dataclass(frozen=True)
+class Today:
+    """One row of ticker/all: the market's UTC day so far, as its day candle is; of an earlier day where nothing was traded since."""
+
+    symbol: str
+    traded_at: float  # s UTC, the last trade
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float  # base asset, since midnight UTC
+    value: float  # KRW, since midnight UTC
+    turnover: float  # KRW, over 24 h
+
+
 def markets_request() -> Request:
     return Request("market", "/v1/market/all", {"is_details": "true"})
 
@@ -155,7 +171,7 @@ def parse_markets(body: Any) -> list[Listing]:
 
     {"market": "KRW-BTC", "korean_name": "비트코인", "english_name": "Bitcoin", "market_event": {"warning": false, "caution": {...}}}
     """
-    with _shape("market/all"):
+    with shape("market/all"):
         found = [
             Listing(row["market"], row["korean_name"], row["english_name"], bool(row.get("market_event", {}).get("warning", False)))
             for row in _rows(body)
@@ -169,7 +185,7 @@ def parse_turnovers(body: Any) -> dict[str, float]:
 
     {"market": "KRW-BTC", "trade_price": 162876000.0, "acc_trade_price_24h": 167740032580.71, ...}
     """
-    with _shape("ticker/all"):
+    with shape("ticker/all"):
         return _some({row["market"]: float(row["acc_trade_price_24h"]) for row in _rows(body)})
 
 
@@ -178,8 +194,20 @@ def parse_last_trades(body: Any) -> dict[str, float]:
 
     {"market": "KRW-BTC", "trade_timestamp": 1753894995076, ...}
     """
-    with _shape("ticker/all"):
+    with shape("ticker/all"):
         return _some({row["market"]: float(row["trade_timestamp"]) / 1000 for row in _rows(body)})
+
+
+def parse_today(body: Any) -> list[Today]:
+    """Every KRW market's day, from ticker/all.
+
+    {"market": "KRW-BTC", "trade_timestamp": 1753894995076, "opening_price": 163248000.0, "high_price": 163708000.0,
+     "low_price": 162248000.0, "trade_price": 162876000.0, "acc_trade_price": 137728155832.96, "acc_trade_price_24h": 167740032580.71,
+     "acc_trade_volume": 844.94, ...}
+    """
+    names = ("opening_price", "high_price", "low_price", "trade_price", "acc_trade_volume", "acc_trade_price", "acc_trade_price_24h")
+    with shape("ticker/all"):
+        return [Today(row["market"], float(row["trade_timestamp"]) / 1000, *(float(row[name]) for name in names)) for row in _rows(body)]
 
 
 def parse_candles(body: Any, symbol: str) -> Candles:
@@ -189,16 +217,16 @@ def parse_candles(body: Any, symbol: str) -> Candles:
      "low_price": 108536000.0, "trade_price": 108580000.0, "candle_acc_trade_price": 1389734.84452,
      "candle_acc_trade_volume": 0.01280224, ...}
     """
-    with _shape("candles"):
+    with shape("candles"):
         if any(row["market"] != symbol for row in _rows(body)):
             raise Garbled(f"answered candles of another market than {symbol}")
-        rows = [(_opened_at(row["candle_date_time_utc"]), *(float(row[field]) for field in FIELDS)) for row in body]
+        rows = [(opened_at(row["candle_date_time_utc"]), *(float(row[field]) for field in FIELDS)) for row in body]
     rows.sort(key=lambda row: row[0])
     if not rows:
         return Candles.empty()
-    opened_at, *columns = zip(*rows, strict=True)
+    instants, *columns = zip(*rows, strict=True)
     assert len(columns) == len(PRICES_AND_AMOUNTS)
-    return Candles(np.array(opened_at, dtype=np.int64), *(np.array(column, dtype=np.float64) for column in columns))
+    return Candles(np.array(instants, dtype=np.int64), *(np.array(column, dtype=np.float64) for column in columns))
 
 
 def _rows(body: Any) -> list[Any]:
@@ -215,13 +243,15 @@ def _some(found: Found) -> Found:
     return found
 
 
-def _opened_at(text: str) -> Instant:
+@lru_cache(maxsize=4_096)  # a whole market opens its candles at the same instants
+def opened_at(text: str) -> Instant:
+    """The instant that `2026-08-30T04:26:00` names, which is UTC."""
     if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", text):
         raise ValueError(f"time {text!r} is not like 2026-08-30T04:26:00")
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp())
 
 
-class _shape:  # noqa: N801  (reads as a word where it is used)
+class shape:  # noqa: N801  (reads as a word where it is used)
     """Whatever goes wrong while a body is read means that the body is not what it should be."""
 
     def __init__(self, what: str) -> None:
@@ -231,7 +261,7 @@ class _shape:  # noqa: N801  (reads as a word where it is used)
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (KeyError, TypeError, ValueError, AttributeError)):
+        if isinstance(error, (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)):
             raise Garbled(f"answered JSON that is not {self.what}: {type(error).__name__} {error}") from error
 
 

@@ -9,9 +9,10 @@
 7. `due.py`        what is behind: the clock, the warehouse and Dagster's record of it compared
 8. `refresh.py`    the job, and which run is made next
 9. `sensors.py`    what happens by itself: refresh, listings, freshness and alerts, screens at their own times
-10. `run.py`       `mdms run`: the same run, made by hand
-11. `processes.py` which process executes a run, and runs whose process died
-12. `storage.py`   Dagster's event log, written in batches; `prune.py` keeps it small
+10. `signals.py`   `signals`: what `mdms live` has told, and whether the stored candles say the same
+11. `run.py`       `mdms run`: the same run, made by hand
+12. `processes.py` which process executes a run, and runs whose process died
+13. `storage.py`   Dagster's event log, written in batches; `prune.py` keeps it small
 """
 
 import warnings

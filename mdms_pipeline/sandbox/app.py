@@ -1,4 +1,6 @@
-"""The sandbox on the wire: Upbit's public REST as a Starlette app. One Route per path, one function per answer, one way in (`serve`).
+"""The sandbox on the wire: Upbit's public REST as a Starlette app, and the WebSocket of `socket.py`.
+
+One Route per path, one function per answer, one way in (`serve`).
 
 Every request passes `serve`: limit, fault, answer, log. Answers are bytes made in a worker thread, where the kernel runs without
 the interpreter's lock, so the event loop stays free.
@@ -6,11 +8,10 @@ the interpreter's lock, so the event loop stays free.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -19,18 +20,18 @@ from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from mdms_pipeline.market import DAY, TIMEFRAMES, Candles, Instant, Timeframe, tick_size
-from mdms_pipeline.sandbox.exchange import SECOND, YEAR, Fault, Sandbox, Ticker, UnknownMarket
+from mdms_pipeline.market import DAY, TIMEFRAMES, Candles, Instant, Timeframe
+from mdms_pipeline.sandbox.exchange import SECOND, YEAR, Fault, Sandbox, UnknownMarket
 from mdms_pipeline.sandbox.limits import Verdict
-from mdms_pipeline.sandbox.model import PRICE_UNITS, Ints
-from mdms_pipeline.sandbox.world import QUOTES
+from mdms_pipeline.sandbox.model import Ints
+from mdms_pipeline.sandbox.rows import KST_AHEAD, compact, tick_at, ticker_row, times
+from mdms_pipeline.sandbox.socket import PATH, serving
 
 MAX_CANDLES = 200  # per request; more is cut in silence, Upbit docs
 WORKERS = 2  # threads that answer; more of them only wait for the interpreter's lock and hold the event loop up
-KST_AHEAD = 9 * 3600  # s
 UNITS = {str(n): TIMEFRAMES[name] for n, name in zip((1, 3, 5, 10, 15, 30, 60, 240), TIMEFRAMES, strict=False)}
 
 NO_MARKET = (404, 404, "Code not found")
@@ -56,11 +57,6 @@ class Refused(Exception):
     def body(self) -> str:
         """`{"error":{"name":404,"message":"Code not found"}}`"""
         return compact({"error": {"name": self.name, "message": self.message}})
-
-
-def compact(value: Any) -> str:
-    """JSON as the exchange spells it: no blanks, Korean as it is."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 # What was asked
@@ -106,11 +102,6 @@ def truth(query: Query, name: str) -> bool:
 
 
 # What is answered
-
-
-def times(opened_at: Ints) -> list[str]:
-    """`2026-11-22T00:00:00` of each instant."""
-    return np.datetime_as_string(opened_at.astype("datetime64[s]")).tolist()  # type: ignore[no-any-return]
 
 
 def heads(code: str, candles: Candles, last_ms: Ints) -> Iterator[str]:
@@ -206,42 +197,6 @@ def market_all(sandbox: Sandbox, query: Query, _: dict[str, Any]) -> str:
     return compact(rows)
 
 
-def ticker_row(ticker: Ticker) -> dict[str, Any]:
-    """One ticker as it is on the wire."""
-    at = datetime.fromtimestamp(ticker.traded_ms // 1000, UTC)
-    at_kst = at + timedelta(seconds=KST_AHEAD)
-    change = round(ticker.close - ticker.previous_close, 8)
-    rate = round((ticker.close - ticker.previous_close) / ticker.previous_close, 10)
-    return {
-        "market": ticker.market,
-        "trade_date": f"{at:%Y%m%d}",
-        "trade_time": f"{at:%H%M%S}",
-        "trade_date_kst": f"{at_kst:%Y%m%d}",
-        "trade_time_kst": f"{at_kst:%H%M%S}",
-        "trade_timestamp": ticker.traded_ms,
-        "opening_price": ticker.open,
-        "high_price": ticker.high,
-        "low_price": ticker.low,
-        "trade_price": ticker.close,
-        "prev_closing_price": ticker.previous_close,
-        "change": "RISE" if change > 0 else "FALL" if change < 0 else "EVEN",
-        "change_price": abs(change),
-        "change_rate": abs(rate),
-        "signed_change_price": change,
-        "signed_change_rate": rate,
-        "trade_volume": ticker.last_volume,
-        "acc_trade_price": ticker.value,
-        "acc_trade_price_24h": ticker.value_24h,
-        "acc_trade_volume": ticker.volume,
-        "acc_trade_volume_24h": ticker.volume_24h,
-        "highest_52_week_price": ticker.high_52w,
-        "highest_52_week_date": f"{datetime.fromtimestamp(ticker.high_52w_day, UTC):%Y-%m-%d}",
-        "lowest_52_week_price": ticker.low_52w,
-        "lowest_52_week_date": f"{datetime.fromtimestamp(ticker.low_52w_day, UTC):%Y-%m-%d}",
-        "timestamp": ticker.traded_ms,
-    }
-
-
 def tickers(sandbox: Sandbox, codes: list[str]) -> str:
     """The tickers of these markets; one that has not traded yet has none. One unknown code fails all."""
     found = [sandbox.ticker(code) for code in codes]
@@ -266,11 +221,10 @@ def instruments(sandbox: Sandbox, query: Query, _: dict[str, Any]) -> str:
     """GET /v1/orderbook/instruments: the tick at the present price, spelled without an exponent."""
     rows = []
     for code in needed(query, "markets").split(","):
-        quote = sandbox.market(code).quote
+        market = sandbox.market(code)
         newest = sandbox.candles(code, TIMEFRAMES["1d"], int(sandbox.clock()) + 1, 1)
-        flat_tick = QUOTES[quote][2] / PRICE_UNITS
-        tick = flat_tick or tick_size(newest.close[-1] if len(newest) else 1.0)
-        rows.append({"market": code, "quote_currency": quote, "tick_size": decimal(tick), "supported_levels": ["0"]})
+        tick = tick_at(market, newest.close[-1] if len(newest) else 1.0)
+        rows.append({"market": code, "quote_currency": market.quote, "tick_size": decimal(tick), "supported_levels": ["0"]})
     return compact(rows)
 
 
@@ -366,7 +320,8 @@ def create_app(sandbox: Sandbox) -> Starlette:
     """The sandbox as an ASGI app: for `httpx.ASGITransport(app=...)` or `uvicorn.run(...)`."""
     sandbox.warm()
     workers = anyio.CapacityLimiter(WORKERS)
-    routes = [Route(path, served(sandbox, group, answer, workers), methods=["GET"]) for path, group, answer in ROUTES]
+    routes: list[BaseRoute] = [Route(path, served(sandbox, group, answer, workers), methods=["GET"]) for path, group, answer in ROUTES]
+    routes.append(WebSocketRoute(PATH, serving(sandbox, workers, stopped)))
     app = Starlette(routes=routes, exception_handlers={404: no_route, 405: no_route})
     app.router.redirect_slashes = False
     return app

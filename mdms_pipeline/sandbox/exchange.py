@@ -21,12 +21,30 @@ import numpy as np
 
 from mdms_pipeline.market import DAY, TIMEFRAMES, Candles, Floats, Instant, Timeframe
 from mdms_pipeline.sandbox import world
-from mdms_pipeline.sandbox.limits import GROUPS, PER_SECOND, Limits, remaining_req
-from mdms_pipeline.sandbox.model import CLOSE, HIGH, LAST_MS, LOW, OPEN, OPENED, PRICE_UNITS, VALUE, VOLUME, Ints, Nature, aggregate, reach
+from mdms_pipeline.sandbox.limits import PER_SECOND, Limits, remaining_req
+from mdms_pipeline.sandbox.messages import SocketFaults
+from mdms_pipeline.sandbox.model import (
+    CLOSE,
+    HIGH,
+    LAST_MS,
+    LOW,
+    OPEN,
+    OPENED,
+    PRICE_UNITS,
+    VALUE,
+    VOLUME,
+    Ints,
+    Nature,
+    aggregate,
+    reach,
+    regroup,
+)
 from mdms_pipeline.sandbox.world import Market
 
 SECONDS_KEPT = 90 * DAY  # s; candles of one second reach back three months, Upbit docs
 EXTREME_DAYS = 364  # 52 weeks
+BEAT = 1.0  # s; a candle is told at most once a second, Upbit docs
+IDLE = 120.0  # s without a frame either way after which a WebSocket connection is closed; Upbit docs
 LOG_SIZE = 100_000  # requests kept in Sandbox.log
 EXACT = 2**53  # whole numbers below are floats without rounding
 
@@ -222,7 +240,7 @@ class Sandbox:
         markets(), candles(market, timeframe, end, count), ticker(market)
 
     Knobs for tests, all at once in force
-        limit(group, per_second)      None lifts it; groups: market, candles, ticker, orderbook
+        limit(group, per_second)      None lifts it; groups: market, candles, ticker, orderbook, websocket-connect, websocket-message
         header = f(group, left)       the value of Remaining-Req; None omits the header
         faults = f(path, query)       a Fault, or None for the true answer
         listing(code, price=...)      a new market, now or at an instant
@@ -232,6 +250,8 @@ class Sandbox:
         warn(code)                    market_event.warning
         correct(code, timeframe, opened_at, close=...)   one candle of one timeframe reads differently from now on
         log                           every request answered so far, the newest LOG_SIZE
+        socket_faults = f(told)       what a WebSocket connection does at one beat instead of telling the truth: a SocketFault, or None
+        beat, idle                    s of ours between two looks of a WebSocket connection at the clock, and until one without traffic ends
     """
 
     def __init__(self, seed: int = 7, clock: Callable[[], float] = time.time, limits: bool = False, faults: Faults | None = None) -> None:
@@ -239,14 +259,22 @@ class Sandbox:
         self.clock = clock
         self.faults = faults
         self.header: Callable[[str, int], str | None] = remaining_req
-        self.limits = Limits(dict.fromkeys(GROUPS, PER_SECOND if limits else None))
+        self.limits = Limits({group: per_second if limits else None for group, per_second in PER_SECOND.items()})
         self.log: list[Logged] = []
+        self.socket_faults: SocketFaults | None = None
+        self.beat = BEAT
+        self.idle = IDLE
+        self.corrected: list[tuple[str, str, Instant]] = []  # (market's origin, timeframe, opened_at) of every correction, in order
         self._markets = world.first_markets()
         self._natures: dict[str, Nature] = {}
         self._corrections: dict[tuple[str, str, Instant], dict[str, float]] = {}
         self._days = Days()
 
     # Answers
+
+    def ever(self, code: str) -> Market | None:
+        """The market of that code, listed now or not; None where no market is called so."""
+        return self._markets.get(code)
 
     def markets(self) -> list[Market]:
         """The markets listed now, in the table's order."""
@@ -268,15 +296,32 @@ class Sandbox:
         """`candles` and the instant of each one's last tick (ms)."""
         market = self.market(code)
         rows = self.rows(code, frame, end, count)
-        nature = self._nature(market)
-        first, high, low, close = (quotient(rows[:, column], market.scale, PRICE_UNITS) for column in (OPEN, HIGH, LOW, CLOSE))
-        volume = quotient(rows[:, VOLUME], 1, nature.lots * market.scale)
-        value = quotient(rows[:, VALUE], 1, nature.value_units)
-        return self._corrected(market, frame, Candles(rows[:, OPENED], first, high, low, close, volume, value)), rows[:, LAST_MS]
+        return self.corrections(market, frame, self.floats(market, rows)), rows[:, LAST_MS]
 
     def rows(self, code: str, frame: Timeframe, end: Instant, count: int) -> Ints:
         """`candles` as whole numbers (the columns of `model`), before redenomination and corrections."""
         return self._rows(self.market(code), frame, end, count, self.clock())
+
+    def trading(self, market: Market, slot: int, start: Instant, cut_ms: int) -> Ints:
+        """One row for each `slot` s from `start` up to and with the instant `cut_ms`; a row without a trade has VOLUME 0."""
+        return aggregate(self._nature(market), np.arange(start, cut_ms // 1000 + slot + 1, slot, dtype=np.int64), cut_ms)
+
+    def floats(self, market: Market, rows: Ints) -> Candles:
+        """Whole numbers as the exchange tells them, before corrections."""
+        nature = self._nature(market)
+        first, high, low, close = (quotient(rows[:, column], market.scale, PRICE_UNITS) for column in (OPEN, HIGH, LOW, CLOSE))
+        volume = quotient(rows[:, VOLUME], 1, nature.lots * market.scale)
+        value = quotient(rows[:, VALUE], 1, nature.value_units)
+        return Candles(rows[:, OPENED], first, high, low, close, volume, value)
+
+    def corrections(self, market: Market, frame: Timeframe, candles: Candles) -> Candles:
+        """`candles` with what was corrected later, in place."""
+        if not self._corrections:
+            return candles
+        for i, opened_at in enumerate(candles.opened_at.tolist()):
+            for column, value in self._corrections.get((market.origin or market.code, frame.name, opened_at), {}).items():
+                getattr(candles, column)[i] = value
+        return candles
 
     def ticker(self, code: str) -> Ticker | None:
         """The market's present, or None before its first trade."""
@@ -370,6 +415,7 @@ class Sandbox:
             raise ValueError(f"{sorted(wrong)} cannot be corrected: use open, high, low, close, volume, value")
         market = self._known(code)
         self._corrections.setdefault((market.origin or code, timeframe.name, opened_at), {}).update(columns)
+        self.corrected.append((market.origin or code, timeframe.name, opened_at))
 
     def note(self, path: str, query: dict[str, str], status: int) -> None:
         """Write one request into the log."""
@@ -381,6 +427,7 @@ class Sandbox:
         """Compile the kernels, or load them: 4 s once on a machine, 0.2 s once in a process, so that no request waits for it."""
         nature = self._nature(next(iter(self._markets.values())))
         extremes(nature, nature.listed_at // DAY * DAY, nature.listed_at // DAY * DAY + DAY)
+        regroup(np.zeros((1, 8), np.int64), np.array([60]), 0)
 
     # Inside
 
@@ -426,11 +473,3 @@ class Sandbox:
         if start <= today < end:
             closed = np.concatenate([closed, aggregate(nature, np.array([today, today + DAY]), cut_ms)])
         return grouped(closed, bounds)
-
-    def _corrected(self, market: Market, frame: Timeframe, candles: Candles) -> Candles:
-        if not self._corrections:
-            return candles
-        for i, opened_at in enumerate(candles.opened_at.tolist()):
-            for column, value in self._corrections.get((market.origin or market.code, frame.name, opened_at), {}).items():
-                getattr(candles, column)[i] = value
-        return candles

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-GROUPS = ("market", "candles", "ticker", "orderbook")
-PER_SECOND = 10  # requests per second and group; Upbit docs
+CONNECT, MESSAGE = "websocket-connect", "websocket-message"  # groups of the WebSocket; messages are counted per connection
+PER_SECOND = {"market": 10, "candles": 10, "ticker": 10, "orderbook": 10, CONNECT: 5, MESSAGE: 5}  # requests; Upbit docs
+MESSAGES_PER_MINUTE = 100  # of one connection; Upbit docs
 UNLIMITED = 999  # what Remaining-Req tells as `sec` where nothing is limited
 PER_MINUTE = 600  # `min` in Remaining-Req: a constant without meaning, Upbit docs
 BROWSER_EVERY = 10  # s between requests that carry an Origin header; Upbit docs

@@ -3,7 +3,8 @@
 1. A market's level at midnight is layered noise: a common factor of the whole market plus moves of its own (`log_level`).
 2. Between two midnights `fill_path` pins a random bridge; `fill_day` makes 1440 minutes of it. In quiet ones nobody trades.
 3. A minute has four ticks (open, both extremes, close) of equal size or, when little is traded, one; all on the price grid.
-4. `aggregate` adds minutes into buckets; a minute cut by the clock or by a bucket's edge is added tick by tick.
+4. `aggregate` adds minutes into buckets; a minute cut by the clock or by a bucket's edge is added tick by tick; `regroup` adds
+   its minutes into longer slots.
 
 All amounts are whole numbers: prices in 1e-8 of the quote currency, volumes in the market's lots, values in the quote's small
 units. So every timeframe sums the same minutes exactly, and a forming candle ends equal to the closed one.
@@ -32,6 +33,7 @@ MINUTES = 1440  # in a day
 
 # Columns of what `aggregate` answers, one row per bucket.
 OPENED, OPEN, HIGH, LOW, CLOSE, VOLUME, VALUE, LAST_MS = range(8)
+SLOT = 8  # and of what `regroup` answers one more: which of the lengths the row is of
 
 # Maintenance: every 13 weeks on a Wednesday, 16:00 to 20:00 UTC (01:00 to 05:00 KST); 2026-11-11 is one of them.
 HOLE_EVERY, HOLE_PHASE = 91, 20_768 % 91  # days; 20768 is 2026-11-11
@@ -357,3 +359,29 @@ def aggregate(nature: Nature, edges: Ints, cut_ms: int) -> Ints:
                     merge(rows, b, price, price, price, price, 4 * size if lone else size, value, at)
             i += 1
     return rows
+
+
+@jit
+def regroup(minutes: Ints, lengths: Ints, after_ms: int) -> Ints:
+    """Minutes added up into slots of each of `lengths` (s): (n, 9) rows, of those slots only that saw a trade later than `after_ms`.
+
+    The minutes begin where a slot of every length begins. Sums of whole numbers: the same rows that `aggregate` answers for these slots.
+    """
+    rows = np.zeros((minutes.shape[0] * lengths.size, 9), np.int64)
+    n = 0
+    for k in range(lengths.size):
+        begun = np.int64(-1)
+        for i in range(minutes.shape[0]):
+            if minutes[i, VOLUME] == 0:
+                continue
+            opened = minutes[i, OPENED] - minutes[i, OPENED] % lengths[k]
+            if opened != begun:
+                if begun >= 0 and rows[n, LAST_MS] > after_ms:
+                    n += 1
+                rows[n] = 0
+                rows[n, OPENED], rows[n, SLOT], begun = opened, k, opened
+            high, low, last = float(minutes[i, HIGH]), float(minutes[i, LOW]), float(minutes[i, CLOSE])
+            merge(rows, n, float(minutes[i, OPEN]), high, low, last, minutes[i, VOLUME], minutes[i, VALUE], minutes[i, LAST_MS])
+        if begun >= 0 and rows[n, LAST_MS] > after_ms:
+            n += 1
+    return rows[:n]

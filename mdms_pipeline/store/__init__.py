@@ -7,6 +7,7 @@
 5. `indicators.py` indicator rows with their memories, written together; NaN becomes NULL here and nowhere else
 6. `series.py`     columns of any table as arrays, for rules, screens and notebooks
 7. `journal.py`    events, the work done, and what screens found
+8. `signals.py`    live signals, each once, and what was watched while they came
 """
 
 from mdms_pipeline.store.warehouse import StoreError, Warehouse, WarehouseBusy

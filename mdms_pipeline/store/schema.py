@@ -13,7 +13,7 @@ import duckdb
 
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, TIMEFRAMES
 
-VERSION = 2
+VERSION = 3
 KEY = "symbol VARCHAR NOT NULL, timeframe VARCHAR NOT NULL, opened_at TIMESTAMP NOT NULL"
 
 # backtests: `run` names the record that makes a run again; `trades` and `equity` hang on it
@@ -69,9 +69,18 @@ TABLES: dict[str, str] = {
     "screen_results": """screen VARCHAR NOT NULL, timeframe VARCHAR NOT NULL, instant TIMESTAMP NOT NULL, symbol VARCHAR NOT NULL,
         verdict VARCHAR NOT NULL, reason VARCHAR, age INTEGER, unstable VARCHAR, place INTEGER, rank_value DOUBLE, turnover DOUBLE,
         details VARCHAR, fingerprint VARCHAR, run_id VARCHAR""",
+    # live answers that changed, each `id` once; `number` grows in the order of arrival. `received_at` and `emitted_at` are of the live
+    # process, to the microsecond; "values" is JSON of what decided
+    "signals": f"""number BIGINT NOT NULL, id VARCHAR NOT NULL, source VARCHAR NOT NULL, name VARCHAR NOT NULL, rule VARCHAR NOT NULL,
+        {KEY}, answer BOOLEAN, before BOOLEAN, "values" VARCHAR NOT NULL, received_at TIMESTAMP NOT NULL, emitted_at TIMESTAMP NOT NULL,
+        delivered_at TIMESTAMP NOT NULL, revision INTEGER NOT NULL""",
+    # what was watched live: these symbols were judged by one rule at each bar from `since` to `until` (NULL: at none yet), and all signals
+    # of that stretch are in `signals`
+    "watched": """watch VARCHAR NOT NULL, source VARCHAR NOT NULL, name VARCHAR NOT NULL, rule VARCHAR NOT NULL,
+        fingerprint VARCHAR NOT NULL, timeframe VARCHAR NOT NULL, symbols VARCHAR[] NOT NULL, since TIMESTAMP NOT NULL, until TIMESTAMP""",
 }
-SEQUENCES = ("event_id", "revision_id", "alert_id")
-ADDED = ("status ADD COLUMN oldest TIMESTAMP", "status ADD COLUMN refill_from TIMESTAMP")  # since version 1
+SEQUENCES = ("event_id", "revision_id", "alert_id", "signal_number")
+ADDED = ("status ADD COLUMN oldest TIMESTAMP", "status ADD COLUMN refill_from TIMESTAMP")  # since version 1; 3 added tables only
 VIEW = "indicators"  # bars and all indicator tables joined
 BARS = "bars"  # what indicators see: the candles, and under `flat` a row for each covered slot without a trade
 SKIP, FLAT = "skip", "flat"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,10 @@ import pytest
 import pyupbit
 import requests
 import upbit
-import uvicorn
 from requests.adapters import HTTPAdapter
 
 from mdms_pipeline.collect.client import Exchange, connect
-from mdms_pipeline.sandbox import Sandbox, create_app
+from mdms_pipeline.sandbox import Sandbox, served
 from mdms_pipeline.settings import UPBIT
 from mdms_pipeline_tests.support import NOW
 
@@ -34,14 +31,8 @@ def sandbox() -> Sandbox:
 @pytest.fixture(scope="package")
 def url(sandbox: Sandbox) -> Iterator[str]:
     """Where the sandbox listens."""
-    server = uvicorn.Server(uvicorn.Config(create_app(sandbox), host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with served(sandbox) as address:
+        yield address
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,7 @@ def test_candles_of_upbit_sdk(ours: Ours, sdk: upbit.Upbit, market: str, frame: 
         assert seconds is not None
         found = sdk.candles.list_minutes(seconds // 60, **asked)  # type: ignore[arg-type]
     names = ("opening_price", "high_price", "low_price", "trade_price", "candle_acc_trade_volume", "candle_acc_trade_price")
-    rows = [(wire._opened_at(row.candle_date_time_utc), *(float(getattr(row, name)) for name in names)) for row in reversed(found)]
+    rows = [(wire.opened_at(row.candle_date_time_utc), *(float(getattr(row, name)) for name in names)) for row in reversed(found)]
     assert rows == our_candles(ours, market, frame, to)
     assert len(rows) == COUNT
 

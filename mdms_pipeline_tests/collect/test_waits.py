@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +12,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 
 from mdms_pipeline.collect import wire
 from mdms_pipeline.collect.budget import MemoryBudget
 from mdms_pipeline.collect.client import Exchange, connect
-from mdms_pipeline.sandbox import Sandbox, create_app
+from mdms_pipeline.sandbox import Sandbox
+from mdms_pipeline.sandbox import served as served_at
 from mdms_pipeline_tests.support import NOW, virtually
 
 GOOD, EMPTY = (200, "[]"), (429, "Too many API requests.")
@@ -112,14 +111,8 @@ def test_a_long_pause_before_another_try_is_told() -> None:
 def served() -> Iterator[tuple[Sandbox, str]]:
     """A sandbox with the real limits on a loopback port, and its address."""
     sandbox = Sandbox(limits=True)
-    server = uvicorn.Server(uvicorn.Config(create_app(sandbox), host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield sandbox, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with served_at(sandbox) as url:
+        yield sandbox, url
 
 
 ASK = """

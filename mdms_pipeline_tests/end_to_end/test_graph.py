@@ -36,6 +36,7 @@ ASSETS = {
     "backtest_breakout": ["atr", "candles", "highest", "sma"],
     "backtest_pullback": ["atr", "candles", "rsi", "sma"],
     "backtest_trend_following": ["atr", "candles", "sma"],
+    "signals": ["atr", "bollinger", "candles", "highest", "rsi", "sma"],
 }
 
 # Every variant that is kept unasked, and what it reads.
@@ -90,7 +91,7 @@ def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.description, key
-        assert node.group_name in ("collect", "calculate", "screen", "rankings", "backtests"), key
+        assert node.group_name in ("collect", "calculate", "screen", "rankings", "backtests", "live"), key
         assert node.owners == ["team:market-data"], key
         assert node.kinds, key
 

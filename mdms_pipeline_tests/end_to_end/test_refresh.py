@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import uvicorn
 
 from mdms_pipeline.calculate.catalog import KINDS
 from mdms_pipeline.definitions import build
 from mdms_pipeline.defs.resources import Mdms
 from mdms_pipeline.defs.run import refresh
-from mdms_pipeline.sandbox import Fault, Sandbox, create_app
+from mdms_pipeline.sandbox import Fault, Sandbox, served
 from mdms_pipeline.store import Warehouse
 from mdms_pipeline_tests.end_to_end.conftest import Ran
 from mdms_pipeline_tests.end_to_end.dagster_record import in_tables, instance_of, newest, statuses, steps
@@ -94,22 +89,6 @@ def test_what_was_written_outside_of_dagster_is_told_to_it(ran: Path) -> None:
 
 
 # ---- one that fails
-
-
-@contextmanager
-def served(sandbox: Sandbox) -> Iterator[str]:
-    """The sandbox on a port of this machine; its address."""
-    server = uvicorn.Server(uvicorn.Config(create_app(sandbox), host="127.0.0.1", port=0, log_level="error"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
-    thread.start()
-    try:
-        while not server.started:
-            thread.join(0.02)
-            assert thread.is_alive()
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def test_one_market_that_fails_stops_no_other(home: Path) -> None:

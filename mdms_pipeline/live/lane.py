@@ -1,0 +1,344 @@
+"""One timeframe as it is heard: the bars that form, when they close, and what its watched rules say of each.
+
+A message changes the forming bar only. A bar is closed by a newer one of the same symbol (`hear`), or by the exchange's clock passing its
+end plus SETTLE (`tick`), also where no trade comes: then there is no bar, or under `flat` one at the previous close. Closed bars of many
+symbols are judged together. A message that tells a closed bar otherwise takes it back and closes it again; whoever was told a signal of it
+is told the new one with `revision` + 1. What is heard of bars before the last one cannot be mended here: `doubted` says of whom.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from mdms_pipeline.live.signal import Signal
+from mdms_pipeline.live.tape import NEVER, Loaded, Past, Rows, Tape
+from mdms_pipeline.live.watch import Watch, signal, values, verdicts
+from mdms_pipeline.market import PRICES_AND_AMOUNTS, SETTLE, Candles, Floats, Instant, timeframe
+from mdms_pipeline.rules import UNKNOWN, Verdicts
+from mdms_pipeline.vocabulary import needed
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A candle as it is known at a moment."""
+
+    opened_at: Instant
+    candle: tuple[float, ...]  # as PRICES_AND_AMOUNTS
+    at: float = math.nan  # s UTC, its last trade; NaN where that is not told; FINAL where nothing is added any more
+    received_at: float = math.nan  # s UTC
+    traded: bool = True
+
+    def supersedes(self, other: Bar) -> bool:
+        """Whether this is the later telling of one candle, or the same: trades only add, and what is final stays."""
+        if other.at == FINAL or self.at == FINAL:
+            return self.at == FINAL
+        volume, held = self.candle[VOLUME], other.candle[VOLUME]
+        return volume >= held if math.isnan(self.at + other.at) else (self.at, volume) >= (other.at, held)
+
+
+FINAL = math.inf  # REST told it after it had closed and settled
+VOLUME, CLOSE = PRICES_AND_AMOUNTS.index("volume"), PRICES_AND_AMOUNTS.index("close")
+
+
+@dataclass
+class Lane:
+    """The state of one timeframe over many symbols."""
+
+    watches: Sequence[Watch]
+    symbols: Sequence[str]
+    flat: bool
+    clock: Clock
+    doubted: set[str] = field(default_factory=set)  # symbols that must be loaded again
+    closed: int = 0  # bars, ever
+
+    def __post_init__(self) -> None:
+        self.frame = timeframe(self.watches[0].timeframe)
+        rules = [rule for watch in self.watches for rule in watch.rules]
+        columns = tuple(dict.fromkeys(name for watch in self.watches for name in watch.columns.values()))
+        lookback = max(max(watch.lookback, (watch.max_age or 0) if self.flat else 0) for watch in self.watches)
+        self.tape = Tape(self.frame, self.symbols, needed(rules), (*columns, *(("volume",) if self.flat else ())), lookback, self.flat)
+        self.forming: list[Bar | None] = [None] * len(self.symbols)
+        self.last: list[Bar | None] = [None] * len(self.symbols)  # the last closed bar, where it was closed here
+        self.said = np.full((len(self.watches), len(self.symbols)), UNKNOWN, dtype=np.int8)  # of the last closed bar
+        self.before = self.said.copy()  # and of the one before
+        self.shown = self.said.copy()  # of the bar that forms, as last told
+        self.told: list[dict[int, Signal]] = [{} for _ in self.symbols]  # signals of the last bar, by watch
+        self.known = np.zeros(len(self.symbols), dtype=np.bool_)  # loaded
+        self.away = np.zeros(len(self.symbols), dtype=np.bool_)  # not heard at present: the clock closes nothing of theirs
+        self.changed: set[int] = set()  # rows whose forming bar was not looked at yet
+        self.watched = np.array([[watch.takes(symbol) for symbol in self.symbols] for watch in self.watches])
+
+    # ---- what is known at the beginning
+
+    def load(self, found: Iterable[Loaded]) -> None:
+        """Begin symbols with what is stored of them."""
+        rows = []
+        for loaded in found:
+            self.tape.load(loaded)
+            rows.append(row := self.tape.row[loaded.symbol])
+            self.forming[row] = self.last[row] = None
+            self.told[row] = {}
+            self.known[row] = True
+            self.doubted.discard(loaded.symbol)
+        if rows:
+            self._say(np.array(rows), self.before, np.ones(len(rows), dtype=np.bool_), back=1)
+            self._say(np.array(rows), self.said, np.ones(len(rows), dtype=np.bool_))
+
+    # ---- messages and the clock
+
+    def hear(self, heard: Iterable[tuple[str, Bar]]) -> list[Signal]:
+        """Candles as the exchange tells them, in its order; the signals of the bars that this closes, or tells otherwise."""
+        closing, late = list[tuple[int, Bar]](), list[tuple[int, Bar]]()
+        ended: dict[int, Bar] = {}  # the newest bar that closes here
+        for symbol, bar in heard:
+            row = self.tape.row.get(symbol)
+            if row is None or not self.known[row]:  # of whose past nothing is known, nothing is said
+                continue
+            held = self.forming[row]
+            if held is not None and bar.opened_at > held.opened_at:
+                ended[row] = replace(held, received_at=bar.received_at)
+                closing.append((row, ended[row]))
+                self.forming[row] = held = None
+            last = ended.get(row) or self._last_bar(row)
+            if bar.opened_at <= last.opened_at:
+                late.append((row, bar))
+            elif held is None:
+                closing += [(row, quiet) for quiet in self._quiet(last, bar.opened_at, bar.received_at)]
+                self.forming[row] = bar
+            elif bar.opened_at < held.opened_at:
+                late.append((row, bar))
+            elif bar.supersedes(held):
+                self.forming[row] = bar
+            self.changed.add(row)
+        return [*self._close(closing), *self._mend(late)]
+
+    def tick(self, now: float) -> list[Signal]:
+        """The clock has come to `now`: bars whose end and settle time have passed are closed."""
+        limit, closing = self.settled(now), list[tuple[int, Bar]]()
+        for row, held in enumerate(self.forming):
+            if self.away[row]:
+                continue
+            over = held is not None and held.opened_at <= limit
+            if held is not None and over:
+                closing.append((row, replace(held, received_at=now)))
+                self.forming[row] = None
+            if self.flat and (held is None or over):
+                closing += [(row, quiet) for quiet in self._quiet(held or self._last_bar(row), self.frame.after(limit), now)]
+        return self._close(closing)
+
+    def settled(self, now: float) -> Instant:
+        """The newest slot that is over for all."""
+        return self.frame.newest_closed(int(now), SETTLE)
+
+    def complete_to(self, row: int) -> float:
+        """Up to which trade (s UTC) everything is known that counts for the bars of a symbol, as far as they have closed."""
+        last = self.last[row]
+        if last is None or last.at == FINAL:
+            return self.frame.after(self._last_opened(row))
+        return -math.inf if math.isnan(last.at) else last.at
+
+    def hold(self, symbols: Iterable[str], away: bool) -> None:
+        """These symbols are not heard from now on, or are again; all where none is named."""
+        rows = [self.tape.row[symbol] for symbol in symbols if symbol in self.tape.row]
+        self.away[rows] = away
+
+    def told_by_rest(self, symbol: str, candles: Candles, now: float) -> list[Signal]:
+        """Candles of one symbol, oldest first, from its last closed bar on and without a gap; the newest may still form."""
+        row, limit, found = self.tape.row[symbol], self.settled(now), list[Signal]()
+        for i, opened_at in enumerate(candles.opened_at.tolist()):
+            candle = tuple(float(getattr(candles, name)[i]) for name in PRICES_AND_AMOUNTS)
+            last, held = self._last_bar(row), self.forming[row]
+            if opened_at <= last.opened_at:
+                found += self._mend([(row, Bar(opened_at, candle, FINAL, now))])
+            elif opened_at <= limit:
+                if held is not None and held.opened_at <= opened_at:
+                    self.forming[row] = None
+                quiet = self._quiet(last, opened_at, now)
+                found += self._close([*((row, each) for each in quiet), (row, Bar(opened_at, candle, FINAL, now))])
+            else:
+                found += self.hear([(symbol, Bar(opened_at, candle, received_at=now))])
+        return found
+
+    def follow(self, symbol: str, candles: Candles, until: Instant) -> None:
+        """Closed candles of one symbol after its last bar; under `flat` also slots without a trade, up to `until`. Nothing is told."""
+        row = self.tape.row[symbol]
+        for i, opened_at in enumerate(candles.opened_at.tolist()):
+            bar = Bar(opened_at, tuple(float(getattr(candles, name)[i]) for name in PRICES_AND_AMOUNTS), FINAL)
+            self._close([*((row, quiet) for quiet in self._quiet(self._last_bar(row), opened_at, math.nan)), (row, bar)])
+        self._close([(row, quiet) for quiet in self._quiet(self._last_bar(row), self.frame.after(until), math.nan)])
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in RAM, as far as it grows with the symbols."""
+        pasts = (self.tape.bars, self.tape.trades) if self.flat else (self.tape.bars,)
+        memories = (*self.tape.memory.values(), *self.tape.undo_memory.values())
+        return sum(past.values.nbytes + past.opened_at.nbytes for past in pasts) + sum(memory.nbytes for memory in memories)
+
+    # ---- bars that form
+
+    def peek(self) -> list[Signal]:
+        """What the forming bars say that were heard since the last look: provisional, and nothing is kept but what was shown."""
+        rows = np.array([row for row in sorted(self.changed) if self.forming[row] is not None], dtype=np.int64)
+        self.changed.clear()
+        if not len(rows):
+            return []
+        bars = [bar for row in rows.tolist() if (bar := self.forming[row]) is not None]
+        known = self.tape.peek(rows, np.array([bar.candle for bar in bars]).T)
+        now = self.clock()
+        found = []
+        for i, watch in enumerate(self.watches):
+            past = self._past(watch)
+            columns = past.columns_with(rows, {name: known[name] for name in past.names})
+            said = verdicts(watch, _deep(columns, watch), past.count[rows])[-1]
+            for j in np.flatnonzero((said != self.shown[i, rows]) & self.watched[i, rows]).tolist():
+                row, bar = int(rows[j]), bars[j]
+                decided = values(watch, {name: column[:, j] for name, column in columns.items()}, len(columns["close"]) - 1)
+                found.append(
+                    signal(
+                        watch, self.symbols[row], bar.opened_at, int(said[j]), int(self.said[i, row]), decided, bar.received_at, now, True
+                    )
+                )
+            self.shown[i, rows] = said
+        return found
+
+    # ---- bars that closed
+
+    def _close(self, closing: Sequence[tuple[int, Bar]]) -> list[Signal]:
+        """Close bars in order, of each symbol one at a time, all symbols together."""
+        return [each for batch in _rounds(closing) for each in self._close_once(batch)]
+
+    def _close_once(self, batch: Sequence[tuple[int, Bar]], revised: bool = False) -> list[Signal]:
+        rows = np.array([row for row, _ in batch], dtype=np.int64)
+        bars = [bar for _, bar in batch]
+        opened_at = np.array([bar.opened_at for bar in bars], dtype=np.int64)
+        self.tape.close(rows, opened_at, np.array([bar.candle for bar in bars]).T, np.array([bar.traded for bar in bars]))
+        self.closed += len(batch)
+        for row, bar in batch:
+            self.last[row] = bar
+            if not revised:
+                self.told[row] = {}
+        if not revised:
+            self.before[:, rows] = self.said[:, rows]
+        self._say(rows, self.said, np.array([bar.traded for bar in bars]))
+        return list(self._changes(rows, bars)) if not revised else []
+
+    def _say(self, rows: Rows, said: Verdicts, traded: npt.NDArray[np.bool_], back: int = 0) -> None:
+        """Judge the last bar of these symbols, or (`back` 1) the one before, into `said`; what decides on candles only where one came."""
+        for past in {id(past): past for past in map(self._past, self.watches)}.values():
+            columns, age = past.columns(rows, back), self.tape.age(rows, back)
+            for i, watch in enumerate(self.watches):
+                if self._past(watch) is past:
+                    found = verdicts(watch, _deep(columns, watch), past.count[rows] - 1 - back, age)[-1]
+                    new = self.watched[i, rows] & (traded | (not watch.trades))
+                    said[i, rows] = np.where(new, found, said[i, rows])
+        self.shown[:, rows] = self.said[:, rows]
+
+    def _changes(self, rows: Rows, bars: Sequence[Bar]) -> Iterator[Signal]:
+        """The answers of these bars that are not those of the bars before."""
+        now, changed = self.clock(), self.said[:, rows] != self.before[:, rows]
+        for i in np.flatnonzero(changed.any(axis=1)).tolist():
+            places = np.flatnonzero(changed[i])
+            for j, decided in zip(places.tolist(), self.values_of(i, rows[places]), strict=True):
+                row = int(rows[j])
+                self.told[row][i] = found = self._signal(i, row, bars[j], now, decided)
+                yield found
+
+    def values_of(self, i: int, rows: Rows) -> list[dict[str, float | None]]:
+        """What decides a watch at the last bar of each of these symbols."""
+        past, readings = self._past(self.watches[i]), self.watches[i].readings
+        if not readings:
+            return [{} for _ in rows]
+        columns = np.array([past.names[column] for column, _ in readings.values()], dtype=np.int64)
+        back = np.array([back for _, back in readings.values()], dtype=np.int64)
+        found = past.values[columns, -1 - back, rows[:, None]]
+        known = [number if math.isfinite(number) else None for number in found.ravel().tolist()]
+        width = len(readings)
+        return [dict(zip(readings, known[at : at + width], strict=True)) for at in range(0, len(known), width)]
+
+    def _signal(self, i: int, row: int, bar: Bar, now: float, decided: Mapping[str, float | None], revision: int = 0) -> Signal:
+        watch, said, before = self.watches[i], int(self.said[i, row]), int(self.before[i, row])
+        return signal(watch, self.symbols[row], bar.opened_at, said, before, decided, bar.received_at, now, revision=revision)
+
+    # ---- bars that were told otherwise after they closed
+
+    def _mend(self, late: Iterable[tuple[int, Bar]]) -> list[Signal]:
+        """Close the last bar of a symbol again where it has changed; a bar before that one casts doubt on the symbol."""
+        found: list[Signal] = []
+        for row, bar in late:
+            held = self.last[row]
+            if bar.opened_at == self._last_opened(row) and held is not None and held.traded:
+                if bar.candle != held.candle and bar.supersedes(held):
+                    found += self._again(row, bar)
+            elif not self._as_held(row, bar):
+                self.doubted.add(self.symbols[row])
+        return found
+
+    def _as_held(self, row: int, bar: Bar) -> bool:
+        """Whether this is what is held of that bar, as far as it is held at all: an old message repeated."""
+        past = self.tape.trades
+        at = np.flatnonzero(past.opened_at[:, row] == bar.opened_at)
+        if not len(at):
+            return bool(bar.opened_at < past.opened_at[0, row])
+        held = {name: past.values[i, at[0], row] for name, i in past.names.items() if name in PRICES_AND_AMOUNTS}
+        told = dict(zip(PRICES_AND_AMOUNTS, bar.candle, strict=True))
+        return all(told[name] == value for name, value in held.items()) or (bar.at != FINAL and told["volume"] <= held.get("volume", -1))
+
+    def _again(self, row: int, bar: Bar) -> list[Signal]:
+        """The last bar of a symbol, once more."""
+        self.tape.undo(row)
+        self._close_once([(row, bar)], revised=True)
+        now, told, found = self.clock(), self.told[row], []
+        for i in range(len(self.watches)):
+            held, changed = told.get(i), self.said[i, row] != self.before[i, row]
+            if held is None and not changed:
+                continue
+            (decided,) = self.values_of(i, np.array([row]))
+            new = self._signal(i, row, bar, now, decided, 1 if held is None else held.revision + 1)
+            if held is None or (held.answer, held.values) != (new.answer, new.values):
+                told[i] = new
+                found.append(new)
+        return found
+
+    # ---- slots without a trade, where they are bars
+
+    def _quiet(self, last: Bar, end: Instant, received_at: float) -> Iterator[Bar]:
+        """Under `flat` the slots after `last` and before `end`, in which nothing was traded."""
+        close, at = last.candle[CLOSE], last.opened_at
+        while self.flat and at != NEVER and (at := self.frame.after(at)) < end:
+            yield Bar(at, (close, close, close, close, 0.0, 0.0), received_at=received_at, traded=False)
+
+    def _last_bar(self, row: int) -> Bar:
+        """The last closed bar, as far as slots without a trade go on from it; one that opened NEVER where there is none."""
+        close = float(self.tape.bars.values[self.tape.bars.names["close"], -1, row])
+        return Bar(self._last_opened(row), (close, close, close, close, 0.0, 0.0))
+
+    def _last_opened(self, row: int) -> Instant:
+        return int(self.tape.bars.opened_at[-1, row])
+
+    def _past(self, watch: Watch) -> Past:
+        """The bars that a watch decides on."""
+        return self.tape.trades if watch.trades else self.tape.bars
+
+
+def _deep(columns: dict[str, Floats], watch: Watch) -> dict[str, Floats]:
+    """The last bars of each column, as many as the watch reads."""
+    return {name: columns[name][-1 - watch.lookback :] for name in watch.columns.values()}
+
+
+def _rounds(closing: Sequence[tuple[int, Bar]]) -> Iterator[list[tuple[int, Bar]]]:
+    """Each symbol's first bar, then each one's second, and so on."""
+    rounds: list[list[tuple[int, Bar]]] = []
+    turn: dict[int, int] = {}
+    for row, bar in closing:
+        nth = turn[row] = turn.get(row, -1) + 1
+        if nth == len(rounds):
+            rounds.append([])
+        rounds[nth].append((row, bar))
+    return iter(rounds)

@@ -1,0 +1,71 @@
+"""Which answers are news: told once each, over restarts too, and again only where they have changed. Pure.
+
+What was told before is known by what the journal holds; of a bar that was told otherwise the next telling has a higher revision, and one
+that says `answer == before` takes back what was told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from mdms_pipeline.live.parity import Key, content, key_of
+from mdms_pipeline.live.signal import Signal
+from mdms_pipeline.live.watch import Name
+from mdms_pipeline.market import Instant
+
+REMEMBERED = 10_000  # signals, some 10 MB, of which the older half is forgotten then: what is judged again is told again by the journal
+
+
+class News:
+    """What was told, and from which bar on each watch tells of each symbol."""
+
+    def __init__(self, told: Iterable[Signal] = ()) -> None:
+        self.told: dict[Key, Signal] = {}
+        self._since: dict[tuple[Name, str], Instant] = {}  # bars before are nobody's news
+        self.recall(told)
+
+    def recall(self, told: Iterable[Signal]) -> None:
+        """These were told before, as the journal has it."""
+        for signal in told:
+            self._remember(signal)
+
+    def begin(self, watch: Name, symbols: Iterable[str], since: Instant) -> None:
+        """From the bar that opens at `since` on `watch` tells of these symbols."""
+        self._since.update({(watch, symbol): since for symbol in symbols})
+
+    def fresh(self, signals: Sequence[Signal]) -> list[Signal]:
+        """Those that were not told yet, as they are to be told now."""
+        found = []
+        for signal in signals:
+            if signal.opened_at < self._since.get(((signal.source, signal.name, signal.rule), signal.symbol), signal.opened_at):
+                continue
+            held = self.told.get(key_of(signal))
+            if held is not None and content(held) == content(signal):
+                continue
+            new = signal if held is None else replace(signal, revision=max(signal.revision, held.revision + 1))
+            self._remember(new)
+            found.append(new)
+        return found
+
+    def again(self, signals: Sequence[Signal], judged: Mapping[str, Collection[Instant]], timeframe: str, now: float) -> list[Signal]:
+        """`signals` are all that changed at bars that were judged once more, symbol -> their openings: what is news of it."""
+        stands = {key_of(signal) for signal in signals}
+        gone = [
+            replace(held, answer=held.before, emitted_at=now, received_at=now, revision=held.revision + 1)
+            for key, held in self.told.items()
+            if held.timeframe == timeframe and held.answer != held.before and key not in stands
+            if held.opened_at in judged.get(held.symbol, ())
+        ]
+        for signal in gone:
+            self._remember(signal)
+        return sorted([*gone, *self.fresh(signals)], key=lambda signal: signal.opened_at)
+
+    def _remember(self, signal: Signal) -> None:
+        held = self.told.get(key_of(signal))
+        if held is None or signal.revision >= held.revision:
+            self.told.pop(key_of(signal), None)
+            self.told[key_of(signal)] = signal
+        if len(self.told) > REMEMBERED:
+            for key in list(self.told)[: REMEMBERED // 2]:
+                del self.told[key]

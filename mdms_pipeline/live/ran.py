@@ -1,0 +1,109 @@
+"""What really ran against what is stored: the signals of every stretch that was watched, and those that its candles give.
+
+1. the stretches of the rules as they are now, of late; a rule that has changed since cannot be compared, and is named
+2. of each market as far as its candles are stored; one whose candles were told otherwise later is left out, and named
+3. `differences` of both (`parity.py`)
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+import duckdb
+
+from mdms_pipeline.live.load import expected
+from mdms_pipeline.live.parity import Difference, differences
+from mdms_pipeline.live.watch import Watch
+from mdms_pipeline.market import DAY, Instant, timeframe
+from mdms_pipeline.store.candles import standings
+from mdms_pipeline.store.signals import Watched, signals_of, watches
+
+DAYS, BARS = 30, 2_000  # that a comparison looks back at most, whichever is less
+
+
+@dataclass
+class Compared:
+    """What a comparison found. It holds if nothing differs, and something was compared."""
+
+    stretches: int = 0
+    judged: int = 0  # slots, of all markets and rules
+    signals: int = 0  # that the candles give
+    differences: list[Difference] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)  # rules that were watched and are not as they were
+    corrected: set[str] = field(default_factory=set)  # "symbol timeframe" whose candles were told otherwise since
+
+    @property
+    def said(self) -> str:
+        kinds = Counter(one.what for one in self.differences)
+        found = ", ".join(f"{count} {what}" for what, count in kinds.items()) or "none differs"
+        return f"{self.signals} signals from {self.judged:,} judged bars in {self.stretches} stretches: {found}"
+
+
+def compare(connection: duckdb.DuckDBPyConnection, rules: Sequence[Watch], now: Instant) -> Compared:
+    """The signals in the table against those that the stored candles give, wherever `rules` were watched of late."""
+    known, found = {watch.key: watch for watch in rules}, Compared()
+    alike: dict[tuple[str, Instant, Instant, tuple[str, ...]], list[Watched]] = defaultdict(list)
+    for one in _of_late(watches(connection), now):
+        if one.watch not in known:
+            found.changed.add(f"{one.source} {one.name} {one.rule}")
+        elif one.until is not None:
+            alike[one.timeframe, one.since, one.until, one.symbols].append(one)
+    for stretches in alike.values():
+        _compare(connection, [known[one.watch] for one in stretches], stretches, found)
+    return found
+
+
+def comparable(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the candles of anything that was watched are stored by now."""
+    row = connection.execute(
+        """SELECT 1 FROM watched w JOIN coverage c ON c.timeframe = w.timeframe AND list_contains(w.symbols, c.symbol)
+           WHERE w.until IS NOT NULL AND c.covered_to > w.since LIMIT 1"""
+    ).fetchone()
+    return row is not None
+
+
+def _of_late(stretches: Sequence[Watched], now: Instant) -> list[Watched]:
+    """What of them lies within DAYS and BARS."""
+    recent = []
+    for one in stretches:
+        frame = timeframe(one.timeframe)
+        since = max(one.since, frame.floor(now - DAYS * DAY), frame.after(frame.floor(now), -BARS))
+        if one.until is None or one.until >= since:
+            recent.append(replace(one, since=since))
+    return recent
+
+
+def _compare(connection: duckdb.DuckDBPyConnection, rules: Sequence[Watch], stretches: Sequence[Watched], found: Compared) -> None:
+    """Compare stretches of the same markets and bars; all that is read is read once for all of them."""
+    first = stretches[0]
+    corrected = _corrected(connection, first)
+    found.corrected |= {f"{symbol} {first.timeframe}" for symbol in corrected}
+    ends = _ends(connection, first, corrected)
+    if not ends:
+        return
+    wanted = [one for one in expected(connection, rules, sorted(ends), first.since) if one.opened_at <= ends[one.symbol]]
+    told = [one for each in stretches for one in signals_of(connection, each) if one.opened_at <= ends.get(one.symbol, first.since - 1)]
+    frame = timeframe(first.timeframe)
+    found.differences += differences(wanted, told)
+    found.signals += len(wanted)
+    found.stretches += len(stretches)
+    found.judged += sum(frame.slots(first.since, frame.after(end)) for end in ends.values()) * len(stretches)
+
+
+def _ends(connection: duckdb.DuckDBPyConnection, stretch: Watched, without: Collection[str]) -> dict[str, Instant]:
+    """Symbol -> the newest bar of the stretch whose candle is stored, or known to have had no trade."""
+    assert stretch.until is not None
+    known = standings(connection, [(symbol, stretch.timeframe) for symbol in stretch.symbols if symbol not in without])
+    ends = {one.symbol: min(stretch.until, one.covered[1] - 1) for one in known.values() if one.covered is not None}
+    return {symbol: timeframe(stretch.timeframe).floor(end) for symbol, end in ends.items() if end >= stretch.since}
+
+
+def _corrected(connection: duckdb.DuckDBPyConnection, stretch: Watched) -> set[str]:
+    """Markets whose candles were told otherwise since the stretch began: what was live then is not what is stored now."""
+    rows = connection.execute(
+        "SELECT DISTINCT symbol FROM revisions WHERE timeframe = ? AND revised_at >= make_timestamp(?::BIGINT * 1000000)",
+        [stretch.timeframe, stretch.since],
+    ).fetchall()
+    return {symbol for (symbol,) in rows} & set(stretch.symbols)

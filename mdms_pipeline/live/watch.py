@@ -1,0 +1,179 @@
+"""A rule that is watched, and what it says at each bar of a symbol. Pure: columns in, answers out.
+
+The one place that says what a signal's answer is, for the bar just closed as for ten years of stored bars: live, `mdms signal` and the
+comparison with what is stored (`parity.py`) all ask `verdicts`. docs/live.md says it in words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+
+import numpy as np
+
+from mdms_pipeline.live.signal import Signal
+from mdms_pipeline.market import Floats, Instants
+from mdms_pipeline.rules import UNKNOWN, Call, Key, Rule, Verdicts, evaluate, known
+from mdms_pipeline.rules.nodes import Condition, Cross, Leaf, Node, Number, Shift, comparisons, earlier, key, parts, text
+from mdms_pipeline.vocabulary import column_of, indicator_of
+
+Name = tuple[str, str, str]  # source, name, rule: what a watch is known by
+
+
+@dataclass(frozen=True)
+class Watch:
+    """One rule on every symbol of a timeframe."""
+
+    source: str  # STRATEGY or SCREEN
+    name: str  # of it
+    rule: str  # ENTRY, EXIT or WHERE
+    timeframe: str
+    rules: tuple[Rule, ...]  # all must hold
+    stable: int = 0  # index of a symbol's first bar that is answered: before, a strategy decides nothing
+    symbols: frozenset[str] | None = None  # None: every one that is collected
+    trades: bool = False  # decides on candles alone, as strategies do; else on whatever indicators see (`flat`: slots without a trade too)
+    max_age: int | None = None  # slots since the last trade from which nothing is known (`flat` alone has such bars)
+
+    @property
+    def known_by(self) -> Name:
+        return self.source, self.name, self.rule
+
+    @cached_property
+    def lookback(self) -> int:
+        """How many bars back the deepest reading lies."""
+        return max(rule.lookback for rule in self.rules)
+
+    @cached_property
+    def calls(self) -> tuple[Call, ...]:
+        return tuple(dict.fromkeys(call for rule in self.rules for call in rule.calls))
+
+    @cached_property
+    def columns(self) -> dict[Key, str]:
+        """What the rules read, with the column's name: in the candles or in an indicator's table."""
+        series = dict.fromkeys(name for rule in self.rules for name in rule.columns)
+        return {**{name: name for name in series}, **{call: column_of(call) for call in self.calls}}
+
+    @cached_property
+    def readings(self) -> dict[str, tuple[str, int]]:
+        """The text of every leaf, as far back as it is read -> (column, bars back): `close`, `sma(10)[1]`."""
+        found = dict.fromkeys(reading for rule in self.rules for reading in _readings(rule.root, 0))
+        return {text(earlier(leaf, back)): (self.columns[key(leaf)], back) for leaf, back in found}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes whenever the same bars may give other answers."""
+        said = [*map(str, self.rules), self.stable, self.trades, self.max_age, [indicator_of(call).fingerprint for call in self.calls]]
+        return hashlib.blake2b(json.dumps([self.timeframe, *said]).encode(), digest_size=16).hexdigest()
+
+    @property
+    def key(self) -> str:
+        """What the journal and the table know it by: the same for the same rule, another one is another watch."""
+        return f"{self.source}:{self.name}:{self.rule}:{self.fingerprint[:12]}"
+
+    def takes(self, symbol: str) -> bool:
+        return self.symbols is None or symbol in self.symbols
+
+
+def verdicts(watch: Watch, columns: Mapping[str, Floats], index: Instants, age: Instants | int = 0) -> Verdicts:
+    """What `watch` says at every bar: TRUE, UNKNOWN, FALSE. All rules together by Kleene's `and`.
+
+    `columns` by name, (bars,) or (bars, symbols); `index` counts bars from the symbol's first, `age` slots since its last trade.
+    """
+    series: dict[Key, Floats] = {name: columns[column] for name, column in watch.columns.items()}
+    said = reduce(np.minimum, (evaluate(rule, series) for rule in watch.rules))
+    silent = index < watch.stable if watch.max_age is None else (index < watch.stable) | (np.asarray(age) > watch.max_age)
+    return np.where(silent, np.int8(UNKNOWN), said)
+
+
+def changes(said: Verdicts) -> Instants:
+    """The bars, of one symbol, whose answer is not that of the bar before; before the first bar nothing is known."""
+    return np.flatnonzero(np.diff(said, prepend=np.int8(UNKNOWN)))
+
+
+def values(watch: Watch, columns: Mapping[str, Floats], bar: int) -> dict[str, float | None]:
+    """Every leaf of the rules with its value at one bar of one symbol; None where unknown."""
+    return {said: _number(columns[column], bar - back) for said, (column, back) in watch.readings.items()}
+
+
+@dataclass(frozen=True)
+class Bars:
+    """All bars of one symbol, oldest first, with the columns that rules read."""
+
+    symbol: str
+    opened_at: Instants
+    columns: Mapping[str, Floats]
+    age: Instants | int = 0  # slots since the last trade
+    first: int = 0  # how many bars the symbol has before these: those that the rules reach back to are among these
+
+
+def signals(watch: Watch, bars: Bars, received_at: float = math.nan) -> Iterator[Signal]:
+    """Every change of `watch` over the bars of one symbol, as a signal; of later bars only those after the first that can be answered."""
+    said = verdicts(watch, bars.columns, bars.first + np.arange(len(bars.opened_at)), bars.age)
+    blind = watch.lookback + 1 if bars.first else 0  # bars whose answer, or the answer before, reads beyond the first of these
+    for bar in changes(said).tolist():
+        if bar >= blind:
+            before = said[bar - 1] if bar else UNKNOWN
+            decided = values(watch, bars.columns, bar)
+            yield signal(watch, bars.symbol, int(bars.opened_at[bar]), int(said[bar]), int(before), decided, received_at, received_at)
+
+
+def signal(
+    watch: Watch,
+    symbol: str,
+    opened_at: int,
+    now: int,
+    before: int,
+    decided: Mapping[str, float | None],
+    received_at: float,
+    emitted_at: float,
+    provisional: bool = False,
+    revision: int = 0,
+) -> Signal:
+    """What `watch` said (verdicts `before`, then `now`) as a signal."""
+    return Signal(
+        *watch.known_by, symbol, watch.timeframe, opened_at, known(now), known(before), decided,
+        provisional, received_at, emitted_at, revision,
+    )  # fmt: skip
+
+
+def columns_of(watches: Iterable[Watch]) -> tuple[str, ...]:
+    """All columns that these read."""
+    return tuple(dict.fromkeys(column for watch in watches for column in watch.columns.values()))
+
+
+def calls_of(watches: Iterable[Watch]) -> tuple[Call, ...]:
+    return tuple(dict.fromkeys(call for watch in watches for call in watch.calls))
+
+
+def _readings(node: Node, back: int) -> Iterator[tuple[Leaf, int]]:
+    """Every leaf under `node` with how many bars back it is read."""
+    match node:
+        case Shift(of, bars):
+            yield from _readings(of, back + bars)
+        case Cross():
+            for comparison in comparisons(node):
+                yield from _readings(comparison, back)
+        case Number():
+            return
+        case _ if inside := parts(node):
+            for part in inside:
+                yield from _readings(part, back)
+        case _:
+            assert not isinstance(node, Condition)
+            yield node, back  # type: ignore[misc]  # what has no parts is a leaf
+
+
+def _number(column: Floats, bar: int) -> float | None:
+    """The value at a bar; None where there is none, or it is not finite."""
+    number = float(column[bar]) if bar >= 0 else math.nan
+    return number if math.isfinite(number) else None
+
+
+def grouped(watches: Sequence[Watch]) -> dict[str, tuple[Watch, ...]]:
+    """Timeframe -> its watches."""
+    frames = dict.fromkeys(watch.timeframe for watch in watches)
+    return {frame: tuple(watch for watch in watches if watch.timeframe == frame) for frame in frames}
