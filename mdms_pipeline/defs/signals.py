@@ -133,7 +133,7 @@ def signals_table(signals: Sequence[Kept]) -> str:
     head = ["market", "bar", "rule", "answer", "what decided", "told"]
     rows = [
         [
-            one.symbol.replace("-", f"-{WORD_JOINER}"), _together(f"{kst(one.opened_at)} {one.timeframe}"),
+            _together(one.symbol), _together(f"{kst(one.opened_at)} {one.timeframe}"),
             _together(f"{one.name} {one.rule}"),
             _together(f"{answer_text(one.before)} → {answer_text(one.answer)}") + (f", revision {one.revision}" if one.revision else ""),
             ", ".join(f"`{name}` {answer_text(value)}" for name, value in one.values.items()),
@@ -146,7 +146,7 @@ def signals_table(signals: Sequence[Kept]) -> str:
 
 def _together(text: str) -> str:
     """On one line."""
-    return text.replace(" ", "\u00a0")
+    return text.replace(" ", "\u00a0").replace("-", f"-{WORD_JOINER}")
 
 
 # ---- parity
