@@ -97,6 +97,7 @@ class View:
     def __init__(self, live: Live, names: Mapping[str, str]) -> None:
         self.live, self.names = live, names
         self.notices: deque[str] = deque(maxlen=3)
+        self._closed: dict[str, Signal] = {}  # the last ones of closed bars, by id: those of forming bars come too often to be kept beside
         self._held: dict[str, tuple[int, list[tuple[Floats, int]]]] = {}
 
     def picture(self, now: float) -> Picture:
@@ -107,8 +108,15 @@ class View:
         return Picture(
             now, health.state, health.reason, now - health.heard_at, health.messages, health.signals, health.slowest,
             tuple(_label(lane.watches[i]) for lane, i in watches), tuple(sorted(self._markets(watches), key=lambda one: one.order)),
-            tuple(reversed(self.live.recent)), self.names, tuple(delivery.standings()), (*trouble, *self.notices, *dropped),
+            self._recent(), self.names, tuple(delivery.standings()), (*trouble, *self.notices, *dropped),
         )  # fmt: skip
+
+    def _recent(self) -> tuple[Signal, ...]:
+        """The last signals, newest first; of closed bars also those after which many others came."""
+        self._closed |= {signal.id: signal for signal in self.live.recent if not signal.provisional}
+        self._closed = dict(list(self._closed.items())[-MOST_SIGNALS:])
+        forming = [signal for signal in self.live.recent if signal.provisional]
+        return tuple(sorted([*self._closed.values(), *forming], key=lambda signal: -signal.emitted_at))
 
     def _markets(self, watches: Sequence[tuple[Lane, int]]) -> Iterable[Market]:
         lanes = list(self.live.engine.lanes.values())
@@ -168,7 +176,7 @@ def drawn(picture: Picture, width: int, height: int) -> Group:
     head, foot = _head(picture, width), _foot(picture, width)
     legend = _legend(picture.rules, width)
     room = height - len(head) - len(foot) - len(legend) - 3  # a line of titles for each of both lists, and one between them
-    signals = _signals(picture, width)[: max(1, min(MOST_SIGNALS, room // 3))]
+    signals = _signals(picture, width, max(1, min(MOST_SIGNALS, room // 3)))
     markets = max(1, room - len(signals))
     shown, left = picture.markets[:markets], len(picture.markets) - markets
     body = [_titles(picture, width), *(_line(market, picture.rules, width) for market in shown)]
@@ -254,10 +262,14 @@ def _said(answer: Answer | None) -> tuple[str, str]:
     return f"{answer.holds}/{answer.of}", "" if 2 * answer.holds >= answer.of and answer.of > 1 else "dim"
 
 
-def _signals(picture: Picture, width: int) -> list[Text]:
+def _signals(picture: Picture, width: int, lines: int) -> list[Text]:
+    """So many of the last signals, newest first; half of the lines are for those of closed bars, as far as there are any."""
     if not picture.recent:
         return [Text("none yet", style="dim")]
-    return [_signal(signal, picture.names.get(signal.symbol, ""), width) for signal in picture.recent[:MOST_SIGNALS]]
+    closed = [signal for signal in picture.recent if not signal.provisional][: (lines + 1) // 2]
+    others = [signal for signal in picture.recent if signal not in closed][: lines - len(closed)]
+    shown = [signal for signal in picture.recent if signal in closed or signal in others]
+    return [_signal(signal, picture.names.get(signal.symbol, ""), width) for signal in shown]
 
 
 def _signal(signal: Signal, name: str, width: int) -> Text:

@@ -120,6 +120,15 @@ def test_how_a_rule_is_said(answer: Answer | None, said: str) -> None:
     assert row.split("%")[1].strip() == said
 
 
+def test_signals_of_closed_bars_are_not_pushed_out_by_those_of_forming_ones() -> None:
+    forming = tuple(signal(i, provisional=True, emitted_at=NOW - i) for i in range(50))
+    closed = tuple(signal(i, "KRW-ETH", emitted_at=NOW - 100 - i) for i in range(50))
+    found = [line for line in lines(replace(picture(120, 3), recent=(*forming, *closed)), 80, 24) if " > " in line]
+    assert sum("forming" in line for line in found) == len(found) // 2
+    assert ["KRW-ETH" in line for line in found] == sorted("KRW-ETH" in line for line in found)  # newest first
+    assert len([line for line in lines(replace(picture(120, 3), recent=forming), 80, 24) if " > " in line]) == len(found)
+
+
 def test_it_says_what_is_wrong() -> None:
     shown = "\n".join(lines(picture(1, 1, state="waiting for the stream", reason="cut: no PONG", silence=500.0), 100, 24))
     for words in ("waiting for the stream", "cut: no PONG", "last message 8 min ago", "3 wait", "2 lost"):
