@@ -123,7 +123,7 @@ class Lane:
         """The clock has come to `now`: bars whose end and settle time have passed are closed."""
         limit, closing = self.settled(now), list[tuple[int, Bar]]()
         for row, held in enumerate(self.forming):
-            if self.away[row]:
+            if self.away[row] or not self.known[row]:
                 continue
             over = held is not None and held.opened_at <= limit
             if held is not None and over:
@@ -148,6 +148,12 @@ class Lane:
         """These symbols are not heard from now on, or are again; all where none is named."""
         rows = [self.tape.row[symbol] for symbol in symbols if symbol in self.tape.row]
         self.away[rows] = away
+
+    def drop(self, symbol: str) -> None:
+        """The market is no more: nothing forms and nothing closes."""
+        row = self.tape.row[symbol]
+        self.known[row], self.away[row], self.forming[row] = False, False, None
+        self.doubted.discard(symbol)
 
     def told_by_rest(self, symbol: str, candles: Candles, now: float) -> list[Signal]:
         """Candles of one symbol, oldest first, from its last closed bar on and without a gap; the newest may still form."""

@@ -104,6 +104,21 @@ def test_candles_that_are_revised_in_the_warehouse_are_followed(tmp_path: Path) 
     assert wanted > 20
 
 
+def test_a_market_that_is_delisted_is_left_alone(tmp_path: Path) -> None:
+    found = simulation(tmp_path, "1h", 7, MDMS_NO_TRADE="flat")
+    found.trouble = replace(found.trouble, cut=0.0)
+    found.collect()
+    found.listen(int(found.clock()) + 8 * HOUR)
+    found.collect()
+    found.sandbox.delist("KRW-ADA", int(found.clock()) - 60)
+    found.listen(int(found.clock()) + 8 * HOUR)
+    assert "KRW-ADA 1h" in found.lives[-1].dropped
+    assert found.live is not None
+    assert not found.live.health.reason
+    told = told_since(Journal(found.folder), int(found.clock()) - 6 * HOUR)
+    assert {signal.symbol for signal in told} == {"KRW-BTC", "KRW-ETH", "KRW-XRP", "KRW-DOGE"}
+
+
 def test_every_kind_of_difference_is_found(tmp_path: Path) -> None:
     found = simulation(tmp_path, "1h", 3)
     found.collect()
