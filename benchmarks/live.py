@@ -4,7 +4,7 @@
 
 One closing: one frame for each market arrives, each of a new bar, which closes the bar before; every default indicator is advanced by one
 bar, every rule judged, every answer that changed is written to the journal and handed out. The time is of the whole, the last signal's;
-that of each signal is below it. p50, p99 and the greatest over all closings, after WARM_UP of them.
+that of each signal is below it. The least, p50, p99 and the greatest over all closings, after WARM_UP of them.
 
 The peers do a part of it: they advance the same indicators by the same bars, without messages, rules, values and journal. talipp is fed
 bar by bar; TA-Lib's streaming functions see the last WINDOW bars, which is as much as an EMA of 200 needs, and make only the last value.
@@ -195,7 +195,8 @@ def with_talib(candles: dict[str, np.ndarray], symbols: int, closings: int) -> l
 
 def show(name: str, seconds: Sequence[float]) -> None:
     ms = 1_000 * np.array(seconds)
-    print(f"{name:<28} p50 {np.percentile(ms, 50):8.2f}   p99 {np.percentile(ms, 99):8.2f}   max {ms.max():8.2f} ms   ({len(ms)})")
+    figures = {"least": ms.min(), "p50": np.percentile(ms, 50), "p99": np.percentile(ms, 99), "max": ms.max()}
+    print(f"{name:<28}" + "".join(f"{what:>7} {value:7.2f}" for what, value in figures.items()) + f" ms   ({len(ms)})")
 
 
 def main() -> None:

@@ -133,7 +133,7 @@ def _shown(process: Any, warehouse: Any, settings: Settings) -> Iterator[Callabl
         view = View(process, {symbol: korean for symbol, (korean, _, _) in known_symbols(connection).items()})
 
     def look() -> Any:
-        return drawn(view.picture(settings.clock()), OUT.size.width, OUT.size.height)
+        return drawn(view.picture(settings.clock(), OUT.size.height), OUT.size.width, OUT.size.height)
 
     async def draw() -> None:
         while True:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 from rich.cells import cell_len, set_cell_size
@@ -24,7 +25,7 @@ from mdms_pipeline.live.lane import CLOSE, Lane
 from mdms_pipeline.live.run import Live
 from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.live.watch import Watch
-from mdms_pipeline.market import KST, MINUTE, Floats
+from mdms_pipeline.market import KST, MINUTE, Floats, Instants
 from mdms_pipeline.rules import TRUE, UNKNOWN
 from mdms_pipeline.rules.evaluate import collect, verdict
 from mdms_pipeline.rules.nodes import Condition, Logic
@@ -51,8 +52,7 @@ class Answer:
 
     @property
     def nearness(self) -> float:
-        """What symbols are sorted by: 1 where it holds."""
-        return 1.0 if self.closed == TRUE else 0.99 * self.holds / self.of + 0.005 * (self.forming == TRUE)
+        return float(nearness(self.holds, self.of, self.closed, self.forming))
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,16 @@ class Market:
     change: float  # fraction since the last closed bar of the finest timeframe
     answers: tuple[Answer | None, ...]  # by rule; None where the rule does not watch it
 
-    @property
-    def order(self) -> tuple[float, ...]:
-        """More rules that hold first, then what is nearest to holding."""
-        near = sorted((answer.nearness for answer in self.answers if answer is not None), reverse=True)
-        return (-sum(value == 1.0 for value in near), *(-value for value in near[:3]))
+
+def nearness(holds: Any, of: int, closed: Any, forming: Any) -> Any:
+    """What markets are sorted by, of one answer or of an array of them: 1 where the rule holds."""
+    return np.where(closed == TRUE, 1.0, 0.99 * holds / of + 0.005 * np.equal(forming, TRUE))
+
+
+def nearest_first(near: Floats) -> Instants:
+    """The order of markets by `near` (rules, markets; -inf where a rule does not watch): more rules that hold first, then the nearest."""
+    top = np.sort(np.vstack([near, np.full((3, near.shape[1]), -np.inf)]), axis=0)[::-1][:3]
+    return np.lexsort((-top[2], -top[1], -top[0], -(near == 1.0).sum(axis=0)))
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,8 @@ class Picture:
     signals: int
     slowest: float  # s
     rules: tuple[str, ...]  # "breakout entry 4h"
-    markets: tuple[Market, ...]  # the nearest first
+    count: int  # of markets
+    markets: tuple[Market, ...]  # the nearest of them, first
     recent: tuple[Signal, ...] = ()  # newest first
     names: Mapping[str, str] = field(default_factory=dict)  # symbol -> Korean name
     standings: tuple[Standing, ...] = ()
@@ -97,23 +103,42 @@ class View:
     def __init__(self, live: Live, names: Mapping[str, str]) -> None:
         self.live, self.names = live, names
         self.notices: deque[str] = deque(maxlen=3)
+        self._closed: dict[str, Signal] = {}  # the last ones of closed bars, by id: those of forming bars come too often to be kept beside
         self._held: dict[str, tuple[int, list[tuple[Floats, int]]]] = {}
+        lanes = live.engine.lanes
+        self._symbols = list(dict.fromkeys(symbol for lane in lanes.values() for symbol in lane.symbols))
+        places = {symbol: i for i, symbol in enumerate(self._symbols)}
+        self._places = {name: np.array([places[symbol] for symbol in lane.symbols], dtype=np.int64) for name, lane in lanes.items()}
 
-    def picture(self, now: float) -> Picture:
+    def picture(self, now: float, most: int) -> Picture:
+        """What there is to show now, with at most so many markets."""
         lanes, health, delivery = self.live.engine.lanes, self.live.health, self.live.delivery
         watches = [(lane, i) for lane in lanes.values() for i in range(len(lane.watches))]
         dropped = [f"{len(health.dropped)} not watched: {next(iter(health.dropped))}"] if health.dropped else []
         trouble = [] if delivery.journal.trouble is None else [f"journal {delivery.journal.trouble}"]
         return Picture(
             now, health.state, health.reason, now - health.heard_at, health.messages, health.signals, health.slowest,
-            tuple(_label(lane.watches[i]) for lane, i in watches), tuple(sorted(self._markets(watches), key=lambda one: one.order)),
-            tuple(reversed(self.live.recent)), self.names, tuple(delivery.standings()), (*trouble, *self.notices, *dropped),
+            tuple(_label(lane.watches[i]) for lane, i in watches), len(self._symbols), tuple(self._markets(watches, most)),
+            self._recent(), self.names, tuple(delivery.standings()), (*trouble, *self.notices, *dropped),
         )  # fmt: skip
 
-    def _markets(self, watches: Sequence[tuple[Lane, int]]) -> Iterable[Market]:
+    def _recent(self) -> tuple[Signal, ...]:
+        """The last signals, newest first; of closed bars also those after which many others came."""
+        self._closed |= {signal.id: signal for signal in self.live.recent if not signal.provisional}
+        self._closed = dict(list(self._closed.items())[-MOST_SIGNALS:])
+        forming = [signal for signal in self.live.recent if signal.provisional]
+        return tuple(sorted([*self._closed.values(), *forming], key=lambda signal: -signal.emitted_at))
+
+    def _markets(self, watches: Sequence[tuple[Lane, int]], most: int) -> Iterable[Market]:
         lanes = list(self.live.engine.lanes.values())
         clauses = {lane.frame.name: self._clauses(lane) for lane in lanes}
-        for symbol in dict.fromkeys(symbol for lane in lanes for symbol in lane.symbols):
+        near = np.full((len(watches), len(self._symbols)), -np.inf)
+        for k, (lane, i) in enumerate(watches):
+            holds, of = clauses[lane.frame.name][i]
+            mine = lane.watched[i]
+            near[k, self._places[lane.frame.name][mine]] = nearness(holds, of, lane.said[i], lane.shown[i])[mine]
+        for place in nearest_first(near)[:most].tolist():
+            symbol = self._symbols[place]
             finest = next(lane for lane in lanes if symbol in lane.tape.row)
             price, before = prices(finest, finest.tape.row[symbol])
             answers = tuple(_answer(lane, i, symbol, clauses[lane.frame.name][i]) for lane, i in watches)
@@ -168,9 +193,10 @@ def drawn(picture: Picture, width: int, height: int) -> Group:
     head, foot = _head(picture, width), _foot(picture, width)
     legend = _legend(picture.rules, width)
     room = height - len(head) - len(foot) - len(legend) - 3  # a line of titles for each of both lists, and one between them
-    signals = _signals(picture, width)[: max(1, min(MOST_SIGNALS, room // 3))]
+    signals = _signals(picture, width, max(1, min(MOST_SIGNALS, room // 3)))
     markets = max(1, room - len(signals))
-    shown, left = picture.markets[:markets], len(picture.markets) - markets
+    shown = picture.markets[:markets]
+    left = picture.count - len(shown)
     body = [_titles(picture, width), *(_line(market, picture.rules, width) for market in shown)]
     body += [Text("")] * (markets - len(shown))
     between = Text(f"and {left} more" if left > 0 else "", style="dim")
@@ -190,7 +216,7 @@ def _head(picture: Picture, width: int) -> list[Text]:
     live = picture.state == "live"
     line = Text.assemble(
         ("mdms live ", "bold"), ("listening" if live else picture.state, "bold green" if live else "bold yellow"),
-        f"  {_clock(picture.now)} KST  {len(picture.markets)} markets  {len(picture.rules)} rules  {picture.signals} signals",
+        f"  {_clock(picture.now)} KST  {picture.count} markets  {len(picture.rules)} rules  {picture.signals} signals",
     )  # fmt: skip
     silent = picture.silence > SILENT
     heard = "no message yet" if math.isnan(picture.silence) else f"last message {_seconds(picture.silence)} ago"
@@ -254,10 +280,14 @@ def _said(answer: Answer | None) -> tuple[str, str]:
     return f"{answer.holds}/{answer.of}", "" if 2 * answer.holds >= answer.of and answer.of > 1 else "dim"
 
 
-def _signals(picture: Picture, width: int) -> list[Text]:
+def _signals(picture: Picture, width: int, lines: int) -> list[Text]:
+    """So many of the last signals, newest first; half of the lines are for those of closed bars, as far as there are any."""
     if not picture.recent:
         return [Text("none yet", style="dim")]
-    return [_signal(signal, picture.names.get(signal.symbol, ""), width) for signal in picture.recent[:MOST_SIGNALS]]
+    closed = [signal for signal in picture.recent if not signal.provisional][: (lines + 1) // 2]
+    others = [signal for signal in picture.recent if signal not in closed][: lines - len(closed)]
+    shown = [signal for signal in picture.recent if signal in closed or signal in others]
+    return [_signal(signal, picture.names.get(signal.symbol, ""), width) for signal in shown]
 
 
 def _signal(signal: Signal, name: str, width: int) -> Text:

@@ -175,7 +175,7 @@ def main() -> int:
         settings = given(home, wanted.speed, hook)
         for command in ("collect", "calculate"):
             ran(mdms(command, given=settings))
-        seconds = finish(settings, Path(folder), hook)
+        seconds = [finish(settings, Path(folder), hook) for _ in range(2)][-1]  # the first may have to compile
         late = sum(strike(settings, dice.uniform(0, LIFE * seconds), Path(folder)) for _ in range(wanted.kills))
         finish(settings, Path(folder), hook)
         wrong, found, kept = judged(home, settings, hook)

@@ -30,7 +30,7 @@ from scripts.ui import ROOT, Broken, Browser, Dagster, answers, ended, free_port
 
 SYMBOLS = "KRW-BTC,KRW-ETH,KRW-XRP,KRW-DOGE,KRW-ADA,KRW-SOL,KRW-USDT,KRW-TRX"
 MDMS = str(Path(sys.executable).parent / "mdms")
-REPORTED = """query Reported($key: AssetKeyInput!) {assetOrError(assetKey: $key) {... on Asset {assetMaterializations(limit: 20) {
+REPORTED = """query Reported($key: AssetKeyInput!) {assetOrError(assetKey: $key) {... on Asset {assetObservations(limit: 20) {
     timestamp runId metadataEntries {label __typename ... on IntMetadataEntry {intValue} ... on MarkdownMetadataEntry {mdStr}}}}}}"""
 CHECKED = """query Checked($key: AssetKeyInput!) {assetCheckExecutions(assetKey: $key, checkName: "live_parity", limit: 5) {
     status runId evaluation {success description severity}}}"""
@@ -56,8 +56,8 @@ def prepare(environment: dict[str, str]) -> None:
 
 
 def reported(dagster: Dagster) -> list[dict[str, Any]]:
-    """What the asset's materializations tell, newest first."""
-    found = dagster.ask(REPORTED, key={"path": ["signals"]})["assetOrError"].get("assetMaterializations", [])
+    """What the asset's observations tell, newest first."""
+    found = dagster.ask(REPORTED, key={"path": ["signals"]})["assetOrError"].get("assetObservations", [])
     return [{entry["label"]: entry.get("intValue", entry.get("mdStr")) for entry in one["metadataEntries"]} for one in found]
 
 
@@ -88,13 +88,9 @@ def take_pictures(browser: Browser, url: str, location: str, shots: Path) -> Non
     browser.open(f"{url}/locations/{location}/sensors/signals")
     browser.shows("Reports live signals")
     browser.shoot(shots / "sensor.png")
-    browser.size(2200, 2800)  # all groups are high
-    browser.open(f"{url}/asset-groups")
-    browser.shows("calculate")
-    browser.press("KeyE")  # expand all groups
-    browser.shows("screen_results")
-    browser.open(browser.run("return location.href"))  # which names the expanded groups: drawn to fit
-    browser.shows("screen_results")
+    browser.size(2000, 1500)
+    browser.open(f"{url}/assets/signals?view=lineage&lineageScope=upstream&lineageDepth=5")
+    browser.shows("symbols", "stddev", "live")
     browser.shoot(shots / "graph.png")
 
 
@@ -109,7 +105,7 @@ def show(given: argparse.Namespace, home: Path) -> None:
         dagster = Dagster(ui)
         repository = until("Dagster's UI", lambda: dagster.repository() if process.poll() is None else ended(process), 180)
         first = until("signals in Dagster", lambda: reported(dagster) or None, given.patience)
-        print(f"reported: {sum(one['signals'] for one in first)} signals in {len(first)} materializations")
+        print(f"reported: {sum(one['signals'] for one in first)} signals in {len(first)} observations")
         verdict = until("the check live_parity", lambda: checked(dagster), given.patience)
         print(f"live_parity: {verdict['description']}")
         if not verdict["success"]:

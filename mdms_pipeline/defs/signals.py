@@ -2,12 +2,14 @@
 
 The live process works outside of Dagster and writes the table; here the table is followed.
 
-`signals` (sensor)  reports one materialization for all that came since the last tick, and has the check made once candles were collected
+`signals` (sensor)  reports one observation for all that came since the last tick. Once candles were collected it reports a
+                    materialization and has the check made: Dagster takes a check to be outdated once its asset is materialized again
 `live_parity`       the signals of every stretch that was watched equal those that the stored candles give, one for one and bit for bit
 docs/signals.md shows a sensor of your own that acts on them.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
@@ -16,9 +18,10 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from mdms_pipeline.defs.grid import OWNERS, newest
 from mdms_pipeline.defs.refresh import UNFINISHED, WHY_TAG
 from mdms_pipeline.defs.resources import Mdms, WarehouseResource
+from mdms_pipeline.defs.screens import WORD_JOINER
 from mdms_pipeline.live.ran import Compared, comparable, compare
 from mdms_pipeline.live.watch import Watch
-from mdms_pipeline.market import Instant, iso, kst
+from mdms_pipeline.market import KST, Instant, kst
 from mdms_pipeline.rules import answer_text
 from mdms_pipeline.store import Warehouse, WarehouseBusy
 from mdms_pipeline.store.journal import Event, events_after
@@ -89,11 +92,15 @@ def _signals(context: dg.SensorEvaluationContext, warehouse: Warehouse, now: Ins
         collected = any(event.type == COLLECTED for event in events) and comparable(connection)
     if not events:
         return dg.SkipReason("no signal came")
-    reported = [dg.AssetMaterialization(KEY, metadata=signals_metadata(told, whole, last))] if told else []
+    reported: list[dg.AssetObservation | dg.AssetMaterialization] = []
+    if told:
+        reported.append(dg.AssetObservation(KEY, metadata=signals_metadata(told, whole, last)))
     due = collected and now >= checked_at + PARITY_SECONDS and not _running(context.instance)
     cursor = f"{events[-1].id}@{now if due else checked_at}"
     if not reported and not due:
         return dg.SensorResult(skip_reason=dg.SkipReason("no signal came"), cursor=cursor)
+    if due:
+        reported.append(dg.AssetMaterialization(KEY, metadata=table_metadata(whole)))
     requests = [dg.RunRequest(tags={WHY_TAG: "candles were collected since"})] if due else []
     return dg.SensorResult(run_requests=requests, asset_events=reported, cursor=cursor)
 
@@ -103,20 +110,22 @@ def _running(instance: dg.DagsterInstance) -> bool:
 
 
 def signals_metadata(told: Sequence[Event], whole: Counted, last: Sequence[Kept]) -> dict[str, Any]:
-    """What came, and what there is."""
+    """What came."""
     lags = [one.emitted_at - one.received_at for one in last]
     return {
         "signals": sum(event.count for event in told),
         "batches": len(told),
         "symbols": ", ".join(sorted({symbol for event in told for symbol in event.symbols})),
-        "dagster/row_count": whole.total,
         "last": dg.MetadataValue.md(signals_table(last)),
-        "by_rule": dg.MetadataValue.md(
-            "\n".join(["| rule | signals |", "|-|-|", *(f"| {rule} | {n} |" for rule, n in whole.by_rule.items())])
-        ),
         "slowest_emission_ms": round(1000 * max(lags, default=0.0), 3),
-        **newest(whole.newest),
+        **table_metadata(whole),
     }
+
+
+def table_metadata(whole: Counted) -> dict[str, Any]:
+    """What there is in all."""
+    counts = ["| rule | signals |", "|-|-|", *(f"| {rule} | {count} |" for rule, count in whole.by_rule.items())]
+    return {"dagster/row_count": whole.total, "by_rule": dg.MetadataValue.md("\n".join(counts)), **newest(whole.newest)}
 
 
 def signals_table(signals: Sequence[Kept]) -> str:
@@ -124,13 +133,20 @@ def signals_table(signals: Sequence[Kept]) -> str:
     head = ["market", "bar", "rule", "answer", "what decided", "told"]
     rows = [
         [
-            one.symbol, f"{kst(one.opened_at)} {one.timeframe}", f"{one.name} {one.rule}",
-            f"{answer_text(one.before)} → {answer_text(one.answer)}" + (f", revision {one.revision}" if one.revision else ""),
-            ", ".join(f"`{name}` {answer_text(value)}" for name, value in one.values.items()), iso(int(one.emitted_at)),
+            _together(one.symbol), _together(f"{kst(one.opened_at)} {one.timeframe}"),
+            _together(f"{one.name} {one.rule}"),
+            _together(f"{answer_text(one.before)} → {answer_text(one.answer)}") + (f", revision {one.revision}" if one.revision else ""),
+            ", ".join(f"`{name}` {answer_text(value)}" for name, value in one.values.items()),
+            _together(datetime.fromtimestamp(one.emitted_at, KST).strftime("%H:%M:%S KST")),
         ]
         for one in signals
     ]  # fmt: skip
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["-"] * len(head), *rows))
+
+
+def _together(text: str) -> str:
+    """On one line."""
+    return text.replace(" ", "\u00a0").replace("-", f"-{WORD_JOINER}")
 
 
 # ---- parity

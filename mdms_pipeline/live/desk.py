@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import duckdb
 import numpy as np
 
 from mdms_pipeline.live.lane import Lane
@@ -30,6 +31,9 @@ IN_RAM = "memory in RAM"  # a way, besides those of load.py
 SHARE = 0.2  # of the memory allowed, for what was asked for; the rest is DuckDB's, the chunks' and the interpreter's
 OVERHEAD = 20_000  # bytes of one entry besides its arrays
 More = Callable[[str, str, Instant], Candles]  # (symbol, timeframe, last known bar) -> what the exchange tells from there on
+
+
+_State = tuple[tuple[int, int], ...]  # of each of the warehouse's files: when it was written, and its size
 
 
 class NothingStored(ValueError):
@@ -65,6 +69,8 @@ class Answer:
 class _Kept:
     lane: Lane
     revision: int
+    covered: Instant  # candles were asked for up to there
+    seen: _State  # the warehouse's file, as it was then
 
 
 class Desk:
@@ -111,7 +117,10 @@ class Desk:
 
     def _lane(self, watches: Sequence[Watch], symbol: str, short: bool) -> tuple[Lane, str, Instant]:
         """The symbol's state at its newest stored bar or later, by which way it came, and up to where candles were asked for."""
-        frame = watches[0].timeframe
+        frame, kept = watches[0].timeframe, self._kept.get(_key(watches, symbol)) if short else None
+        state = self._state()  # before it is read: what is written meanwhile is seen the next time
+        if kept is not None and kept.seen == state:
+            return kept.lane, IN_RAM, kept.covered
         with self.warehouse.read() as connection:
             standing = standings(connection, [(symbol, frame)]).get((symbol, frame))
             if standing is None or standing.last_bar is None:
@@ -119,25 +128,35 @@ class Desk:
                     f"no {frame} candle of {symbol} is stored: `mdms run` collects what MDMS_SYMBOLS and MDMS_TIMEFRAMES name"
                 )
             covered = standing.covered[1] if standing.covered else timeframe(frame).after(standing.last_bar)
-            kept = self._kept.get(_key(watches, symbol))
-            if kept is not None and short and kept.revision == standing.revision:
-                last = int(kept.lane.tape.last[0])
-                if last < standing.last_bar:
-                    new = read_spans(connection, "candles", PRICES_AND_AMOUNTS, frame, {symbol: (last + 1, EVER[1])})[symbol]
-                    candles = Candles(new.opened_at, *(new.columns[name] for name in PRICES_AND_AMOUNTS))
-                    kept.lane.follow(symbol, candles, standing.last_bar)
+            if kept is not None and kept.revision == standing.revision:
+                _follow(connection, kept.lane, symbol, standing.last_bar)
+                kept.covered, kept.seen = covered, state
                 return kept.lane, IN_RAM, covered
             found = next(load(connection, watches, [symbol], short=short))
         lane = Lane(watches, [symbol], _flat(standing), self.clock)
         lane.load([found.loaded])
-        self._kept[_key(watches, symbol)] = _Kept(lane, standing.revision)
+        self._kept[_key(watches, symbol)] = _Kept(lane, standing.revision, covered, state)
         return lane, found.way, covered
+
+    def _state(self) -> _State:
+        """Whether anything was written since: asked of the file system, which takes no time, and not of the warehouse."""
+        files = (self.warehouse.path, self.warehouse.path.with_name(f"{self.warehouse.path.name}.wal"))
+        found = [file.stat() for file in files if file.exists()]
+        return tuple((one.st_mtime_ns, one.st_size) for one in found)
 
     def _keep(self, watches: Sequence[Watch], symbol: str, lane: Lane) -> None:
         """Mark it as asked for just now; drop what was asked for longest ago while there is too much."""
         self._kept.move_to_end(_key(watches, symbol))
         while self._kept and self.held > self.room:
             self._kept.popitem(last=False)
+
+
+def _follow(connection: duckdb.DuckDBPyConnection, lane: Lane, symbol: str, until: Instant) -> None:
+    """Close what was stored since its last bar."""
+    last = int(lane.tape.last[0])
+    if last < until:
+        new = read_spans(connection, "candles", PRICES_AND_AMOUNTS, lane.frame.name, {symbol: (last + 1, EVER[1])})[symbol]
+        lane.follow(symbol, Candles(new.opened_at, *(new.columns[name] for name in PRICES_AND_AMOUNTS)), until)
 
 
 def _key(watches: Sequence[Watch], symbol: str) -> tuple[str, tuple[str, ...]]:

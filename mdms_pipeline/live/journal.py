@@ -119,16 +119,19 @@ class Journal:
 
     def _write(self, lines: Sequence[Line]) -> None:
         """Add lines to the newest file, or to a new one where it is full. Raises OSError."""
-        size = sum(len(data) for data, _ in lines)
-        if self._segments[-1].size and self._segments[-1].size + size > self._segment:
-            self._cut()
-        self._put(self._segments[-1], lines)
+        last, size = self._segments[-1], sum(len(data) for data, _ in lines)
+        full = bool(last.size) and last.size + size > self._segment
+        into = Segment(last.end) if full else last
+        before = last if full else self._segments[-2] if len(self._segments) > 1 else None
+        if into.size == 0 and before is not None:  # also where a process was killed that had just begun a file
+            lines = [line_of({"before": before.count, "watched": [asdict(one) for one in self._stretches.values()]}), *lines]
+        self._put(into, lines)
+        if full:
+            self._segments.append(into)
+            self._forget()
 
-    def _cut(self) -> None:
-        """Begin a new file, which says first how far the watches have come; forget the oldest where there are too many."""
-        new = Segment(self._segments[-1].end)
-        self._put(new, [line_of({"before": self._segments[-1].count, "watched": [asdict(one) for one in self._stretches.values()]})])
-        self._segments.append(new)
+    def _forget(self) -> None:
+        """Let go of the oldest files where there are too many, as far as the table has them."""
         while sum(one.size for one in self._segments) > self._bound and self._segments[0].end <= self._released:
             self._file(self._segments.pop(0).base).unlink(missing_ok=True)
 

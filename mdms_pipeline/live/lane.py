@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.live.tape import NEVER, Loaded, Past, Rows, Tape
-from mdms_pipeline.live.watch import Watch, signal, values, verdicts
+from mdms_pipeline.live.watch import Watch, known, signal, values, verdicts
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, SETTLE, Candles, Floats, Instant, timeframe
 from mdms_pipeline.rules import UNKNOWN, Verdicts
 from mdms_pipeline.vocabulary import needed
@@ -123,7 +123,7 @@ class Lane:
         """The clock has come to `now`: bars whose end and settle time have passed are closed."""
         limit, closing = self.settled(now), list[tuple[int, Bar]]()
         for row, held in enumerate(self.forming):
-            if self.away[row]:
+            if self.away[row] or not self.known[row]:
                 continue
             over = held is not None and held.opened_at <= limit
             if held is not None and over:
@@ -148,6 +148,12 @@ class Lane:
         """These symbols are not heard from now on, or are again; all where none is named."""
         rows = [self.tape.row[symbol] for symbol in symbols if symbol in self.tape.row]
         self.away[rows] = away
+
+    def drop(self, symbol: str) -> None:
+        """The market is no more: nothing forms and nothing closes."""
+        row = self.tape.row[symbol]
+        self.known[row], self.away[row], self.forming[row] = False, False, None
+        self.doubted.discard(symbol)
 
     def told_by_rest(self, symbol: str, candles: Candles, now: float) -> list[Signal]:
         """Candles of one symbol, oldest first, from its last closed bar on and without a gap; the newest may still form."""
@@ -190,12 +196,12 @@ class Lane:
         if not len(rows):
             return []
         bars = [bar for row in rows.tolist() if (bar := self.forming[row]) is not None]
-        known = self.tape.peek(rows, np.array([bar.candle for bar in bars]).T)
+        fresh = self.tape.peek(rows, np.array([bar.candle for bar in bars]).T)
         now = self.clock()
         found = []
         for i, watch in enumerate(self.watches):
             past = self._past(watch)
-            columns = past.columns_with(rows, {name: known[name] for name in past.names})
+            columns = past.columns_with(rows, {name: fresh[name] for name in past.names})
             said = verdicts(watch, _deep(columns, watch), past.count[rows])[-1]
             for j in np.flatnonzero((said != self.shown[i, rows]) & self.watched[i, rows]).tolist():
                 row, bar = int(rows[j]), bars[j]
@@ -215,6 +221,7 @@ class Lane:
         return [each for batch in _rounds(closing) for each in self._close_once(batch)]
 
     def _close_once(self, batch: Sequence[tuple[int, Bar]], revised: bool = False) -> list[Signal]:
+        batch = sorted(batch, key=lambda each: each[0])
         rows = np.array([row for row, _ in batch], dtype=np.int64)
         bars = [bar for _, bar in batch]
         opened_at = np.array([bar.opened_at for bar in bars], dtype=np.int64)
@@ -232,10 +239,10 @@ class Lane:
     def _say(self, rows: Rows, said: Verdicts, traded: npt.NDArray[np.bool_], back: int = 0) -> None:
         """Judge the last bar of these symbols, or (`back` 1) the one before, into `said`; what decides on candles only where one came."""
         for past in {id(past): past for past in map(self._past, self.watches)}.values():
-            columns, age = past.columns(rows, back), self.tape.age(rows, back)
+            columns, age, index = known(past.columns(rows, back)), self.tape.age(rows, back), past.count[rows] - 1 - back
             for i, watch in enumerate(self.watches):
                 if self._past(watch) is past:
-                    found = verdicts(watch, _deep(columns, watch), past.count[rows] - 1 - back, age)[-1]
+                    found = verdicts(watch, _deep(columns, watch), index, age, clean=True)[-1]
                     new = self.watched[i, rows] & (traded | (not watch.trades))
                     said[i, rows] = np.where(new, found, said[i, rows])
         self.shown[:, rows] = self.said[:, rows]
@@ -258,9 +265,9 @@ class Lane:
         columns = np.array([past.names[column] for column, _ in readings.values()], dtype=np.int64)
         back = np.array([back for _, back in readings.values()], dtype=np.int64)
         found = past.values[columns, -1 - back, rows[:, None]]
-        known = [number if math.isfinite(number) else None for number in found.ravel().tolist()]
+        numbers = [number if math.isfinite(number) else None for number in found.ravel().tolist()]
         width = len(readings)
-        return [dict(zip(readings, known[at : at + width], strict=True)) for at in range(0, len(known), width)]
+        return [dict(zip(readings, numbers[at : at + width], strict=True)) for at in range(0, len(numbers), width)]
 
     def _signal(self, i: int, row: int, bar: Bar, now: float, decided: Mapping[str, float | None], revision: int = 0) -> Signal:
         watch, said, before = self.watches[i], int(self.said[i, row]), int(self.before[i, row])

@@ -32,7 +32,7 @@ from mdms_pipeline.live.tape import NEVER
 from mdms_pipeline.live.watch import Watch, signals
 from mdms_pipeline.market import Candles, Instant, timeframe
 from mdms_pipeline.store import Warehouse
-from mdms_pipeline.store.candles import standings
+from mdms_pipeline.store.candles import DELISTED, Partition, Standing, standings
 from mdms_pipeline.store.schema import SKIP, no_trade
 from mdms_pipeline.store.signals import Watched
 
@@ -103,7 +103,7 @@ class Live:
         self._asked_for: dict[str, Instant] = {}  # coarse timeframe -> the slot whose candles were asked for
         self._from: dict[str, Instant] = {}  # timeframe -> the first bar that a watch which is new tells of
         self._at_work = False
-        self._revisions: dict[tuple[str, str], int] = {}  # of the stored candles, when they were last looked at
+        self._revisions: dict[Partition, int] = {}  # of the stored candles, when they were last looked at
         self._mend_at = self._follow_at = -math.inf
         self._shown_at = -math.inf
 
@@ -114,7 +114,7 @@ class Live:
         held = {watch: one for watch in self.watches if (one := self.delivery.journal.stretch(watch.key)) is not None}
         self.news = News(told_since(self.delivery.journal, min(map(_end, held.values()))) if held else ())
         late: list[Signal] = []
-        self._revisions = self._stored_revisions()
+        self._revisions = {partition: standing.revision for partition, standing in self._standings().items()}
         for name, lane in self.engine.lanes.items():
             self._from[name] = lane.frame.after(lane.settled(self.clock()))
             self._news_from(lane, held)
@@ -330,10 +330,15 @@ class Live:
     def _refused(self, refusal: Refusal) -> bool:
         """Whether the exchange says for good that there is no such market."""
         if isinstance(refusal.error, self.gone):
-            self.health.dropped[f"{refusal.gap.symbol} {refusal.gap.frame}"] = str(refusal.error)
+            self._drop(refusal.gap.symbol, refusal.gap.frame.name, str(refusal.error))
             return True
         self.health.reason = str(refusal.error)
         return False
+
+    def _drop(self, symbol: str, name: str, why: str) -> None:
+        self.health.dropped[f"{symbol} {name}"] = why
+        if name in self.engine.lanes and symbol in self.engine.lanes[name].tape.row:
+            self.engine.lanes[name].drop(symbol)
 
     async def _mend_doubted(self) -> None:
         """Symbols of which an older bar is told otherwise: their last bars are asked again, everything is calculated on those."""
@@ -372,17 +377,19 @@ class Live:
     # ---- the warehouse, as it goes on
 
     async def _follow(self) -> None:
-        """Whose stored candles were revised, rescaled, or reach further back now: what is in RAM stands on others."""
-        found = await asyncio.to_thread(self._stored_revisions)
-        for (symbol, name), revision in found.items():
-            if self._revisions.get((symbol, name), revision) != revision:
+        """Whose stored candles were revised, rescaled, or reach further back now: what is in RAM stands on others. Who was delisted."""
+        found = await asyncio.to_thread(self._standings)
+        for (symbol, name), standing in found.items():
+            if standing.state == DELISTED:
+                self._drop(symbol, name, standing.reason or "delisted")
+            elif self._revisions.get((symbol, name), standing.revision) != standing.revision:
                 self.engine.lanes[name].doubted.add(symbol)
-        self._revisions = found
+        self._revisions = {partition: standing.revision for partition, standing in found.items()}
 
-    def _stored_revisions(self) -> dict[tuple[str, str], int]:
+    def _standings(self) -> dict[Partition, Standing]:
         partitions = [(symbol, name) for name, lane in self.engine.lanes.items() for symbol in lane.symbols]
         with self.warehouse.read() as connection:
-            return {partition: standing.revision for partition, standing in standings(connection, partitions).items()}
+            return standings(connection, partitions)
 
     # ---- out
 
@@ -426,7 +433,7 @@ def gaps_of(lane: Lane) -> list[Gap]:
     return [
         Gap(symbol, lane.frame, last, lane.complete_to(row))
         for row, (symbol, last) in enumerate(zip(lane.symbols, lane.tape.last.tolist(), strict=True))
-        if last != NEVER
+        if last != NEVER and lane.known[row]
     ]
 
 

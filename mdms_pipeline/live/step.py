@@ -22,6 +22,8 @@ from mdms_pipeline.market import Floats
 
 FEW = 8  # symbols below which `run` is quick enough
 VECTOR, MATRIX = types.float64[::1], types.float64[:, ::1]
+TUPLE: Any = types.Tuple
+PAIR = TUPLE((VECTOR, MATRIX))  # what a kernel returns
 
 
 def step(
@@ -121,19 +123,20 @@ LOOPS: dict[int, Callable[..., Any]] = {1: _one, 2: _two, 3: _three, 4: _four}
 
 @cache
 def _loop(indicator: Indicator) -> Callable[..., Any] | None:
-    """The compiled loop for kernels of this form; None for one that is not compiled, or reads more columns."""
+    """The compiled loop for kernels of this form; None for one that is not compiled, reads more columns, or returns other arrays."""
     kernel, columns = indicator.kind.kernel, len(indicator.reads)
     if columns not in LOOPS or not hasattr(kernel, "compile"):
         return None
     params = tuple(types.float64 if isinstance(value, float) else types.int64 for value in indicator.params)
-    kernel.compile((VECTOR, *(VECTOR,) * columns, *params))
-    return _compiled(columns, params)
+    given = (VECTOR, *(VECTOR,) * columns, *params)
+    kernel.compile(given)
+    returned: Any = kernel.overloads[given].signature.return_type  # type: ignore[attr-defined]
+    return _compiled(columns, params) if returned == PAIR else None
 
 
 @cache
 def _compiled(columns: int, params: tuple[Any, ...]) -> Callable[..., Any]:
-    several: Any = types.Tuple
-    kernel = types.FunctionType(several((VECTOR, MATRIX))(VECTOR, *(VECTOR,) * columns, *params))
-    signature = several((MATRIX, MATRIX))(kernel, MATRIX, MATRIX, several(params), types.int64)
+    kernel = types.FunctionType(PAIR(VECTOR, *(VECTOR,) * columns, *params))
+    signature = TUPLE((MATRIX, MATRIX))(kernel, MATRIX, MATRIX, TUPLE(params), types.int64)
     loop: Callable[..., Any] = numba.njit(signature, cache=True, nogil=True, error_model="numpy")(LOOPS[columns])
     return loop

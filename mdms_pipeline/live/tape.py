@@ -144,10 +144,13 @@ class Tape:
         return np.where(traded.any(axis=0), traded.argmax(axis=0), FAR)
 
     def _stepped(self, rows: Rows, candles: Floats, keep: bool) -> dict[str, Floats]:
-        before = {indicator: self.memory[indicator][rows] for indicator in self.needed}
+        whole = len(rows) == len(self.symbols) and bool((np.diff(rows) > 0).all())  # then nothing is copied to and fro
+        before = self.memory if whole else {indicator: self.memory[indicator][rows] for indicator in self.needed}
         previous = self.bars.values[self.bars.names["close"], -1, rows]
         after, known = step(self.needed, before, dict(zip(PRICES_AND_AMOUNTS, candles, strict=True)), previous)
-        if keep:
+        if keep and whole:
+            self.undo_memory, self.memory = self.memory, after
+        elif keep:
             for indicator in self.needed:
                 self.undo_memory[indicator][rows] = before[indicator]
                 self.memory[indicator][rows] = after[indicator]

@@ -17,7 +17,9 @@ import numpy as np
 
 from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.market import Floats, Instants
-from mdms_pipeline.rules import UNKNOWN, Call, Key, Rule, Verdicts, evaluate, known
+from mdms_pipeline.rules import UNKNOWN, Call, Key, Rule, Verdicts
+from mdms_pipeline.rules import known as in_words
+from mdms_pipeline.rules.evaluate import verdict
 from mdms_pipeline.rules.nodes import Condition, Cross, Leaf, Node, Number, Shift, comparisons, earlier, key, parts, text
 from mdms_pipeline.vocabulary import column_of, indicator_of
 
@@ -58,6 +60,11 @@ class Watch:
         return {**{name: name for name in series}, **{call: column_of(call) for call in self.calls}}
 
     @cached_property
+    def leaves(self) -> dict[Leaf, str]:
+        """Every leaf of the rules, with its column."""
+        return {leaf: self.columns[key(leaf)] for rule in self.rules for leaf in rule.reads}
+
+    @cached_property
     def readings(self) -> dict[str, tuple[str, int]]:
         """The text of every leaf, as far back as it is read -> (column, bars back): `close`, `sma(10)[1]`."""
         found = dict.fromkeys(reading for rule in self.rules for reading in _readings(rule.root, 0))
@@ -78,15 +85,26 @@ class Watch:
         return self.symbols is None or symbol in self.symbols
 
 
-def verdicts(watch: Watch, columns: Mapping[str, Floats], index: Instants, age: Instants | int = 0) -> Verdicts:
+def verdicts(watch: Watch, columns: Mapping[str, Floats], index: Instants, age: Instants | int = 0, clean: bool = False) -> Verdicts:
     """What `watch` says at every bar: TRUE, UNKNOWN, FALSE. All rules together by Kleene's `and`.
 
-    `columns` by name, (bars,) or (bars, symbols); `index` counts bars from the symbol's first, `age` slots since its last trade.
+    `columns` by name, (bars,) or (bars, symbols); `index` counts bars from the symbol's first, `age` slots since its last trade. `clean`
+    columns have been through `known`: that is half of the time where a rule is asked of a few bars only.
     """
-    series: dict[Key, Floats] = {name: columns[column] for name, column in watch.columns.items()}
-    said = reduce(np.minimum, (evaluate(rule, series) for rule in watch.rules))
+    columns = columns if clean else known({column: columns[column] for column in watch.columns.values()})
+    with np.errstate(all="ignore"):
+        said = reduce(
+            np.minimum, (verdict(rule.root, {leaf: columns[name] for leaf, name in watch.leaves.items()}) for rule in watch.rules)
+        )
     silent = index < watch.stable if watch.max_age is None else (index < watch.stable) | (np.asarray(age) > watch.max_age)
     return np.where(silent, np.int8(UNKNOWN), said)
+
+
+def known(columns: Mapping[str, Floats]) -> dict[str, Floats]:
+    """The columns with NaN for all that is not finite: what rules take for unknown."""
+    return {
+        name: column if np.isfinite(column).all() else np.where(np.isfinite(column), column, np.nan) for name, column in columns.items()
+    }
 
 
 def changes(said: Verdicts) -> Instants:
@@ -135,7 +153,7 @@ def signal(
 ) -> Signal:
     """What `watch` said (verdicts `before`, then `now`) as a signal."""
     return Signal(
-        *watch.known_by, symbol, watch.timeframe, opened_at, known(now), known(before), decided,
+        *watch.known_by, symbol, watch.timeframe, opened_at, in_words(now), in_words(before), decided,
         provisional, received_at, emitted_at, revision,
     )  # fmt: skip
 

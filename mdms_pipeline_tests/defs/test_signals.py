@@ -61,17 +61,22 @@ class Ticking:
 
 
 def reported(result: dg.SensorResult | dg.SkipReason) -> list[int]:
-    """How many signals each materialization tells of."""
+    """How many signals each observation tells of."""
     events = result.asset_events if isinstance(result, dg.SensorResult) else []
     assert all(event.asset_key == dg.AssetKey("signals") for event in events)
-    return [int(event.metadata["signals"].value) for event in events]  # type: ignore[union-attr,call-overload,arg-type]
+    return [int(event.metadata["signals"].value) for event in events if isinstance(event, dg.AssetObservation)]  # type: ignore[union-attr,call-overload,arg-type]
 
 
 def requested(result: dg.SensorResult | dg.SkipReason) -> int:
-    return len(result.run_requests or []) if isinstance(result, dg.SensorResult) else 0
+    """How many runs of the check are asked for, each with a materialization that it stands for."""
+    if not isinstance(result, dg.SensorResult):
+        return 0
+    runs = len(result.run_requests or [])
+    assert sum(isinstance(event, dg.AssetMaterialization) for event in result.asset_events) == runs
+    return runs
 
 
-def test_all_that_came_is_one_materialization_and_comes_once(home: Path) -> None:
+def test_all_that_came_is_one_observation_and_comes_once(home: Path) -> None:
     given, now = settings(home), [NOW]
     warehouse, ticking = Warehouse(given.warehouse, "sandbox"), Ticking(given, now)
     assert isinstance(ticking.tick(), dg.SkipReason)
@@ -139,7 +144,7 @@ def test_what_is_shown(warehouse: Warehouse) -> None:
         last = last_signals(connection)
     table = signals_table(last).splitlines()
     assert len({line.count("|") for line in table}) == 1
-    assert "KRW-BTC" in table[2]
+    assert "KRW-\u2060BTC" in table[2]
     assert ", revision 2" in table[2]
     assert "`sma(20)[1]` " in table[2]
     shown = signals_metadata([], type("Whole", (), {"total": 2, "by_rule": {"a": 2}, "newest": AT})(), last)

@@ -129,7 +129,8 @@ class Stream:
         found = []
         for name, symbols in self.wanted.items():
             end = timeframe(name).after(timeframe(name).floor(int(self.clock())))
-            for symbol in symbols:
+            listed = {market.code for market in self.sandbox.markets()}
+            for symbol in (symbol for symbol in symbols if symbol in listed):
                 candles, last_ms = self.sandbox.bars(symbol, timeframe(name), end, 2)
                 for i, opened_at in enumerate(candles.opened_at.tolist()):
                     told = (opened_at, float(candles.volume[i]))

@@ -28,6 +28,7 @@ from mdms_pipeline.live.deliver import (
     held_up,
     pause,
     signature,
+    subscribe,
     verify,
     webhook,
 )
@@ -38,7 +39,7 @@ from mdms_pipeline.show import next_steps
 from mdms_pipeline.store import Warehouse
 from mdms_pipeline.store.signals import signals_after, watches
 from mdms_pipeline_tests.live.made import PATIENCE, WATCHED, Heard, bar, signal
-from mdms_pipeline_tests.support import NOW, rows
+from mdms_pipeline_tests.support import NOW, beside, rows
 
 SECRET = "a secret of 24 letters.."
 
@@ -174,6 +175,23 @@ def test_of_two_processes_one_tells_and_the_other_takes_over(journal: Journal) -
         first.close()
         if second:
             second.close()
+
+
+def tell_elsewhere(ready: Any, folder: Path, signals: int) -> None:
+    journal = Journal(folder)
+    ready.set()
+    for i in range(signals):
+        journal.append([signal(i)])
+
+
+def test_a_callable_hears_what_another_process_tells(home: Path) -> None:
+    heard, given = Heard(), Settings.load({"MDMS_HOME": str(home)})
+    following = subscribe(heard, settings=given)
+    with beside(tell_elsewhere, given.signals, 40):
+        assert heard.wait(40) == [signal(i) for i in range(40)]
+    following.end()
+    following.join(PATIENCE)
+    assert not following.is_alive()
 
 
 def test_what_the_journal_has_forgotten_is_counted(tmp_path: Path) -> None:

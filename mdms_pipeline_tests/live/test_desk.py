@@ -63,11 +63,11 @@ def test_three_ways_one_answer(tmp_path: Path, seed: int, no_trade: str) -> None
     desk = Desk(told.warehouse, lambda: hour(BARS), room=150_000)  # of some four entries
     ways = Counter[str]()
     told.calculate(SYMBOLS[:2])
-    for turn in range(20):
+    for turn in range(14):
         symbol = drawn.choice(SYMBOLS)
         if drawn.random() < 0.3:
             told.store(symbol, drawn.randint(1, 4))
-        if turn == 10:
+        if turn == 7:
             told.calculate(SYMBOLS[:2])
         mine = drawn.choice(told.strategies)
         answer = desk.ask(mine, symbol)

@@ -192,6 +192,21 @@ def test_a_disk_that_fills_at_rotation(folder: Path, disk: dict[str, int]) -> No
     disk["left"] = 10**9
     journal.append([signal(2)])
     assert told(Journal(folder)) == told(journal) == [signal(i) for i in range(3)]
+    assert Journal(folder).count() == journal.count() == 3
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"before": 1'])
+def test_a_file_that_a_killed_process_had_just_begun_is_begun_again(folder: Path, torn: bytes) -> None:
+    journal = Journal(folder, segment=900)
+    journal.append([signal(0), signal(1)], watched=[WATCHED])
+    (folder / f"{journal.end:020d}.jsonl").write_bytes(torn)
+    again = Journal(folder, segment=900, bound=500)
+    again.append([signal(2)])
+    again.release(again.end)
+    again.append([signal(3), signal(4)])
+    for one in (again, Journal(folder)):
+        assert (one.count(), one.broken, one.stretch("w1")) == (5, 0, WATCHED)
+        assert told(one) == [signal(3), signal(4)]
 
 
 # ---- several processes

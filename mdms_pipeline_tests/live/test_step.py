@@ -7,6 +7,7 @@ import pytest
 
 from mdms_pipeline.calculate.catalog import closure, defaults
 from mdms_pipeline.calculate.indicator import Indicator, indicator
+from mdms_pipeline.calculate.kernels import jit
 from mdms_pipeline.calculate.run import carry
 from mdms_pipeline.live.step import FEW, each, step
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, Candles, Floats, instant
@@ -62,3 +63,18 @@ def total(memory: Floats, x: Floats, n: int = 2) -> tuple[Floats, Floats]:
     """`n` times the sum of all so far."""
     out = memory[0] + n * np.cumsum(x)
     return out[-1:], out.reshape(1, -1)
+
+
+def test_a_compiled_kernel_of_another_form_goes_one_by_one() -> None:
+    kind = indicator(reads=lambda: ("close",), memory=lambda: (0.0,))(strided)
+    after, out = each(kind(), np.zeros((FEW, 1)), np.arange(float(FEW)).reshape(1, -1))
+    np.testing.assert_array_equal(out[0], np.arange(float(FEW)))
+    np.testing.assert_array_equal(after[:, 0], out[0])
+
+
+@jit
+def strided(memory: Floats, x: Floats) -> tuple[Floats, Floats]:
+    """Its input; its arrays are not contiguous ones."""
+    wide = np.zeros((2, 2 * x.size))
+    wide[0, ::2] = x
+    return wide[0, ::2][-1:], wide[:1, ::2]

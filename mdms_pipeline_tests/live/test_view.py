@@ -21,7 +21,7 @@ from mdms_pipeline.live.deliver import Delivery, Standing
 from mdms_pipeline.live.journal import Journal
 from mdms_pipeline.live.run import Live
 from mdms_pipeline.live.watch import Watch
-from mdms_pipeline.live_view import Answer, Market, Picture, View, drawn, holding
+from mdms_pipeline.live_view import Answer, Market, Picture, View, drawn, holding, nearest_first
 from mdms_pipeline.rules import FALSE, TRUE, UNKNOWN, Rule, parse
 from mdms_pipeline.store import Warehouse
 from mdms_pipeline.vocabulary import vocabulary
@@ -47,7 +47,7 @@ def picture(markets: int = 3, rules: int = 3, seed: int = 0, **changes: object) 
     symbols = [*NAMES, *(f"KRW-C{i}" for i in range(markets))][:markets]
     prices = [math.nan, 1e-8, 0.0123, 1.5, 99.99, 1e9]
     made = Picture(
-        NOW, "live", "", 0.4, 10**6, 12, 0.0031, tuple((RULES * rules)[:rules]),
+        NOW, "live", "", 0.4, 10**6, 12, 0.0031, tuple((RULES * rules)[:rules]), markets,
         tuple(market(s, *(answer() for _ in range(rules)), price=dice.choice(prices), change=dice.gauss(0, 1)) for s in symbols),
         tuple(signal(i, dice.choice(symbols or ["KRW-BTC"]), provisional=i % 2 == 0, revision=i % 3) for i in range(20)), NAMES,
         (Standing("table", sent=12, waiting=3), Standing("webhook a.example 1f2e3d", error="answered 503 " * 20, dropped=2)),
@@ -97,10 +97,11 @@ def test_what_holds_and_what_is_near_comes_first() -> None:
         Answer(0, 4, UNKNOWN, UNKNOWN),
     )
     rising = Answer(3, 4, FALSE, TRUE)
-    expected = [market("KRW-A", yes, yes), market("KRW-B", far, yes), market("KRW-C", rising, far), market("KRW-D", near, unknown),
-                market("KRW-E", far, None)]  # fmt: skip
-    shuffled = expected[::-1]
-    assert sorted(shuffled, key=lambda one: one.order) == expected
+    ordered = [(yes, yes), (far, yes), (rising, far), (near, unknown), (far, None)]
+    values = np.array([[-np.inf if answer is None else answer.nearness for answer in pair] for pair in ordered]).T
+    for seed in range(20):
+        shuffled = np.random.default_rng(seed).permutation(len(ordered))
+        assert shuffled[nearest_first(values[:, shuffled])].tolist() == list(range(len(ordered)))
 
 
 @pytest.mark.parametrize(
@@ -118,6 +119,15 @@ def test_how_a_rule_is_said(answer: Answer | None, said: str) -> None:
     found = lines(replace(picture(1, 1), markets=(market("KRW-BTC", answer),)), 80, 24)
     row = next(line for line in found if line.startswith("KRW-BTC"))
     assert row.split("%")[1].strip() == said
+
+
+def test_signals_of_closed_bars_are_not_pushed_out_by_those_of_forming_ones() -> None:
+    forming = tuple(signal(i, provisional=True, emitted_at=NOW - i) for i in range(50))
+    closed = tuple(signal(i, "KRW-ETH", emitted_at=NOW - 100 - i) for i in range(50))
+    found = [line for line in lines(replace(picture(120, 3), recent=(*forming, *closed)), 80, 24) if " > " in line]
+    assert sum("forming" in line for line in found) == len(found) // 2
+    assert ["KRW-ETH" in line for line in found] == sorted("KRW-ETH" in line for line in found)  # newest first
+    assert len([line for line in lines(replace(picture(120, 3), recent=forming), 80, 24) if " > " in line]) == len(found)
 
 
 def test_it_says_what_is_wrong() -> None:
@@ -156,12 +166,13 @@ def live(warehouse: Warehouse, tmp_path: Path) -> Iterator[Live]:
 def test_a_picture_of_a_process(live: Live) -> None:
     view = View(live, NAMES)
     view.notices.append("the socket was slow")
-    found = view.picture(NOW)
+    found = view.picture(NOW, 24)
     near = Answer(1, 2, FALSE, FALSE)
     assert found.rules == ("mine where 1h", "btc where 1h")
     shown = {one.symbol: (one.price, one.answers) for one in found.markets}
     assert shown["KRW-BTC"] == (candles(NOW // 3600 * 3600 - 40 * 3600, 40).close[-1], (near, near))
     assert shown["KRW-ETH"][1] == (near, None)
+    assert (found.count, [one.symbol for one in view.picture(NOW, 1).markets]) == (3, ["KRW-BTC"])
     assert found.troubles[0] == "the socket was slow"
     assert "KRW-GONE" in found.troubles[1]
     assert len(lines(found, 80, 24)) == 24
