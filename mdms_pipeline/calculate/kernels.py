@@ -30,19 +30,19 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 CHUNK = 512  # bars; the passes of a window then work on some 20 kB
 GROUP = 4  # bars between two links of a recursive mean (written out in `_decay`): 0.7 ns per bar against 2.5 of the plain recursion
 
-# Ways into compiled code that nobody takes cost a third of the time to compile. numba takes these, its types do not tell.
-_NOT_FROM_C: dict[str, Any] = {"no_cfunc_wrapper": True}
-_NOT_FROM_PYTHON: dict[str, Any] = {"no_cpython_wrapper": True}
+# Ways into compiled code that nobody takes cost time to compile. Live bars call a kernel by its address, the way from C. numba takes this,
+# its types do not tell.
+_NO_WAY_IN: dict[str, Any] = {"no_cfunc_wrapper": True, "no_cpython_wrapper": True}
 
 
 def jit(function: Function) -> Function:
     """Compile at the first call and keep the result on disk; run without the interpreter lock. No fastmath: the bits are as written."""
-    return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy", **_NOT_FROM_C)(function))
+    return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
 def inner(function: Function) -> Function:
     """As `jit`, for what only compiled code calls."""
-    return cast(Function, numba.njit(nogil=True, error_model="numpy", **_NOT_FROM_C, **_NOT_FROM_PYTHON)(function))
+    return cast(Function, numba.njit(nogil=True, error_model="numpy", **_NO_WAY_IN)(function))
 
 
 # ---------------------------------------------------------------------------------------------- what the kernels share

@@ -38,7 +38,7 @@ class News:
         """Those that were not told yet, as they are to be told now."""
         found = []
         for signal in signals:
-            if signal.opened_at < self._since.get(((signal.source, signal.name, signal.rule), signal.symbol), signal.opened_at):
+            if signal.opened_at < self._since.get(_watch_of(signal), signal.opened_at):
                 continue
             held = self.told.get(key_of(signal))
             if held is not None and content(held) == content(signal):
@@ -55,11 +55,16 @@ class News:
             replace(held, answer=held.before, emitted_at=now, received_at=now, revision=held.revision + 1)
             for key, held in self.told.items()
             if held.timeframe == timeframe and held.answer != held.before and key not in stands
-            if held.opened_at in judged.get(held.symbol, ())
+            if held.opened_at in judged.get(held.symbol, ()) and self._ours(held)
         ]
         for signal in gone:
             self._remember(signal)
         return sorted([*gone, *self.fresh(signals)], key=lambda signal: signal.opened_at)
+
+    def _ours(self, signal: Signal) -> bool:
+        """Whether it is of a watch that is judged here, and of a bar that it tells of: what other rules have said stays said."""
+        since = self._since.get(_watch_of(signal))
+        return since is not None and signal.opened_at >= since
 
     def _remember(self, signal: Signal) -> None:
         held = self.told.get(key_of(signal))
@@ -69,3 +74,7 @@ class News:
         if len(self.told) > REMEMBERED:
             for key in list(self.told)[: REMEMBERED // 2]:
                 del self.told[key]
+
+
+def _watch_of(signal: Signal) -> tuple[Name, str]:
+    return (signal.source, signal.name, signal.rule), signal.symbol

@@ -112,7 +112,7 @@ class Live:
     def begin(self) -> None:
         """Load what is stored; tell what closed, up to the newest stored bar, since the journal's end."""
         held = {watch: one for watch in self.watches if (one := self.delivery.journal.stretch(watch.key)) is not None}
-        self.news = News(told_since(self.delivery.journal, min(map(_end, held.values()))) if held else ())
+        self.news = News()
         late: list[Signal] = []
         self._revisions = {partition: standing.revision for partition, standing in self._standings().items()}
         for name, lane in self.engine.lanes.items():
@@ -122,18 +122,21 @@ class Live:
             with self.warehouse.read() as connection:
                 found = list(load(connection, lane.watches, lane.symbols, min(starts, default=None)))
             lane.load(each.loaded for each in found)
+            if starts:  # the warehouse may end before what was judged: REST tells those bars once more
+                newest = [gap.last for gap in gaps_of(lane)]
+                self.news.recall(told_since(self.delivery.journal, min([*starts, *newest]), name))
             missing = set(lane.symbols) - {each.loaded.symbol for each in found}
             self.health.dropped |= {f"{symbol} {name}": "no candle is stored: collect it with `mdms run`" for symbol in missing}
             late += self._once_more(lane, found) if starts else []
         self._out(late, late=True)
 
     def _news_from(self, lane: Lane, held: Mapping[Watch, Watched]) -> None:
-        """From which bar on each watch of a lane tells: where the journal ends; of what is new, from the next bar to close."""
+        """From which bar on each watch of a lane tells: where it began to; of what is new, from the next bar to close."""
         for watch in lane.watches:
             known = set(held[watch].symbols) if watch in held else set()
             self.news.begin(watch.known_by, [symbol for symbol in lane.symbols if symbol not in known], self._from[lane.frame.name])
             if watch in held:
-                self.news.begin(watch.known_by, known, _end(held[watch]))
+                self.news.begin(watch.known_by, known, held[watch].since)
 
     def _once_more(self, lane: Lane, found: Sequence[Found]) -> list[Signal]:
         """Every change at the bars that were loaded, as far as it is news."""
@@ -325,7 +328,12 @@ class Live:
         del self._asking[name]
 
     def _told(self, answer: Answer, late: bool = False) -> None:
-        self._tell(self.engine.told(answer.gap.frame.name, answer.gap.symbol, answer.candles, answer.asked_at), late=late)
+        """Judge what REST tells; what was told of these bars before, by a process that is no more, and is not so is taken back."""
+        symbol, lane = answer.gap.symbol, self.engine.lanes[answer.gap.frame.name]
+        before = _last(lane, symbol)
+        found = self.engine.told(lane.frame.name, symbol, answer.candles, answer.asked_at)
+        closed = {symbol: range(before + 1, _last(lane, symbol) + 1)}
+        self._out(self.news.again(found, closed, lane.frame.name, self.clock()), late=late)
 
     def _refused(self, refusal: Refusal) -> bool:
         """Whether the exchange says for good that there is no such market."""
@@ -437,6 +445,12 @@ def gaps_of(lane: Lane) -> list[Gap]:
     ]
 
 
+def _last(lane: Lane, symbol: str) -> Instant:
+    """The opening of a symbol's last closed bar, NEVER where it has none."""
+    row = lane.tape.row.get(symbol)
+    return NEVER if row is None else int(lane.tape.last[row])
+
+
 def _end(held: Watched) -> Instant:
     """The first bar that may not have been told of: the last judged one, which may have been told otherwise since."""
     return held.since if held.until is None else held.until
@@ -446,11 +460,12 @@ def _next(held: Watched) -> Instant:
     return held.since if held.until is None else timeframe(held.timeframe).after(held.until)
 
 
-def told_since(journal: Journal, since: Instant) -> list[Signal]:
-    """The signals of the journal whose bars opened at `since` or later."""
+def told_since(journal: Journal, since: Instant, frame: str | None = None) -> list[Signal]:
+    """The signals of the journal whose bars opened at `since` or later; of one timeframe where it is named."""
     found: list[Signal] = []
     position = journal.start
     while entries := journal.after(position):
-        found += [entry.signal for entry in entries if entry.signal is not None and entry.signal.opened_at >= since]
+        signals = (entry.signal for entry in entries if entry.signal is not None)
+        found += [signal for signal in signals if signal.opened_at >= since and frame in (None, signal.timeframe)]
         position = entries[-1].end
     return found

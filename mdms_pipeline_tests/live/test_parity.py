@@ -79,6 +79,42 @@ def test_candles_that_are_told_otherwise_after_they_closed(tmp_path: Path, no_tr
     assert any(signal.revision and signal.answer == signal.before for signal in told)  # taken back
 
 
+def test_what_was_told_of_bars_that_turn_out_otherwise_is_taken_back_by_the_next_process(tmp_path: Path) -> None:
+    """As after a kill before the last messages of some bars: the warehouse ends before them, and REST tells them."""
+    found, frame = simulation(tmp_path, "1h", 8), timeframe("1h")
+    found.trouble = Trouble()
+    found.collect()
+    found.listen(int(found.clock()) + 12 * HOUR)
+    for symbol in found.settings.symbols:
+        for back in (1, 2, 3, 5):
+            at = frame.after(frame.floor(int(found.clock())), -back)
+            found.sandbox.correct(symbol, frame, at, close=float(found.sandbox.candles(symbol, frame, at + 1, 1).low[0]))
+    found.listen(int(found.clock()) + 4 * HOUR)
+    found.collect()
+    wanted, differ = found.compared()
+    assert [str(each) for each in differ[:5]] == []
+    assert wanted > 20
+    told = told_since(Journal(found.folder), 0)
+    assert any(signal.revision and signal.answer == signal.before for signal in told)  # taken back
+    assert len({signal.id for signal in told}) == len(told)
+
+
+def test_what_other_rules_have_said_stays_said(tmp_path: Path) -> None:
+    """A process that watches fewer rules takes nothing back of the others, whatever becomes of the candles."""
+    found, frame = simulation(tmp_path, "1h", 9), timeframe("1h")
+    found.trouble = Trouble()
+    found.collect()
+    found.listen(int(found.clock()) + 12 * HOUR)
+    before = [signal for signal in told_since(Journal(found.folder), 0) if signal.source == "strategy"]
+    found.watches = [watch for watch in found.watches if watch.source == "screen"]
+    for symbol in found.settings.symbols:
+        at = frame.after(frame.floor(int(found.clock())), -2)
+        found.sandbox.correct(symbol, frame, at, close=float(found.sandbox.candles(symbol, frame, at + 1, 1).low[0]))
+    found.listen(int(found.clock()) + 2 * HOUR)
+    assert [signal for signal in told_since(Journal(found.folder), 0) if signal.source == "strategy"] == before
+    assert len(before) > 5
+
+
 def test_candles_that_are_revised_in_the_warehouse_are_followed(tmp_path: Path) -> None:
     found = simulation(tmp_path, "1h", 6)
     found.collect()
