@@ -13,6 +13,7 @@ bar by bar; TA-Lib's streaming functions see the last WINDOW bars, which is as m
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import tempfile
 import time
@@ -120,6 +121,8 @@ def ours(candles: dict[str, np.ndarray], symbols: Sequence[str], rules: int, clo
     watches = watches_of(rules)
     engine, news = engine_of(watches, candles, symbols), News()
     times: dict[str, list[float]] = {"all": [], "parse": [], "judge": [], "journal": [], "signal": []}
+    gc.collect()
+    gc.freeze()  # as `mdms live` does
     with tempfile.TemporaryDirectory() as folder:
         delivery = Delivery(Journal(Path(folder)))
         told = 0

@@ -45,8 +45,8 @@ def filled(settings: Settings) -> tuple[Warehouse, list[str]]:
         symbols = universe(connection)
     kept = kept_indicators(settings)
     for kind in KINDS.values():
-        for name in settings.timeframes:
-            advance(warehouse, [indicator for indicator in kept if indicator.kind is kind], name, symbols)
+        if mine := [indicator for indicator in kept if indicator.kind is kind]:
+            advance(warehouse, mine, dict.fromkeys(settings.timeframes, symbols))
     return warehouse, symbols
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal as operating_system
 import sys
@@ -89,6 +90,8 @@ async def _live(
             click.echo(f"mdms: {len(watches)} rules on {said} candles; Ctrl-C ends it", err=True)
             with _shown(process, warehouse, settings) if seen else nullcontext(_notice) as notice:
                 heard: Any = listen(settings.exchange_url, wanted, settings.clock, notice=notice)
+                gc.collect()
+                gc.freeze()  # what stays for good need not be looked through again: a full collection held a close up by 90 ms
                 async with aclosing(heard) as events:
                     await _until_asked(asyncio.create_task(process.run(events)))
             for what, why in process.health.dropped.items():
