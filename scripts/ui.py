@@ -5,7 +5,8 @@
 1. `mdms dev` is started in a temporary home, as a user starts it
 2. one symbol and timeframe is materialized, then all of them, by the GraphQL that the UI itself sends
 3. the sensor `refresh` is waited for: when a candle has closed it must make exactly one run, and that run must succeed
-4. Chromium takes the pictures. Needs the Debian packages chromium and chromium-driver; speaks WebDriver to it and downloads nothing
+4. one backtest is materialized by hand; the sensor `backtests` has made another after the refresh
+5. Chromium takes the pictures. Needs the Debian packages chromium and chromium-driver; speaks WebDriver to it and downloads nothing
 
 Exit code 0: all of this went well. 1: the message says what did not.
 """
@@ -256,6 +257,17 @@ def tick(dagster: Dagster, repository: Repository, since: float, seconds: float)
     print(f"a candle has closed: one tick, one run; {lasted(dagster.wait(found['runIds'][0], 180))}")
 
 
+def backtests(dagster: Dagster, repository: Repository) -> None:
+    """One by hand; another was made by the sensor once the refresh had ended."""
+    run = dagster.wait(dagster.launch(repository, "__ASSET_JOB", ["backtest_pullback"], {}), 180)
+
+    def look() -> dict[str, Any] | None:
+        return next((tick for tick in dagster.ticks(repository, "backtests") if tick["runIds"]), None)
+
+    made = until("a tick of the sensor backtests that makes a run", look, 120)
+    print(f"backtest by hand: {lasted(run)}; by the sensor: {lasted(dagster.wait(made['runIds'][0], 180))}")
+
+
 def all_on(repository: Repository) -> None:
     """Every sensor and schedule is running without anybody's help."""
     states = {sensor["name"]: sensor["sensorState"]["status"] for sensor in repository["sensors"]}
@@ -289,9 +301,12 @@ def take_pictures(browser: Browser, url: str, location: str, shots: Path) -> Non
     browser.open(f"{url}/assets/candles?view=checks")
     browser.shows("fresh", "unique")
     browser.shoot(shots / "checks.png")
-    for name in rankings:
+    browser.open(f"{url}/assets/backtest_trend_following?view=checks")
+    browser.shows("look_ahead", "warm_up", "Passed")
+    browser.shoot(shots / "backtest_checks.png")
+    for name in (*rankings, "backtest_pullback"):
         browser.open(f"{url}/assets/{name}?view=events")
-        browser.shows("ranking", "picture")
+        browser.shows("picture")
         browser.shoot(shots / f"{name}.png")
         browser.click("[Show Markdown]")
         browser.shows("Copy")
@@ -314,7 +329,7 @@ DRAWN = "return [...document.images].some(image => image.src.startsWith('data:im
 
 def show(given: argparse.Namespace, home: Path) -> None:
     environment = os.environ | {
-        "MDMS_HOME": str(home), "MDMS_EXCHANGE_URL": "sandbox", "MDMS_HISTORY": "250", "MDMS_SYMBOLS": given.symbols,
+        "MDMS_HOME": str(home), "MDMS_EXCHANGE_URL": "sandbox", "MDMS_HISTORY": "600", "MDMS_SYMBOLS": given.symbols,
         "MDMS_TIMEFRAMES": given.timeframes,
     }  # fmt: skip
     ui, driver = free_port(), free_port()
@@ -327,6 +342,7 @@ def show(given: argparse.Namespace, home: Path) -> None:
         materialize_all(dagster, repository, ["1h", "4h", "1d"])
         if given.tick_within:
             tick(dagster, repository, time.time(), given.tick_within)
+            backtests(dagster, repository)
         with running(["chromedriver", f"--port={driver}"], given.shots / "chromedriver.log", dict(os.environ)):
             address = f"http://127.0.0.1:{driver}"
             until("chromedriver", lambda: answers(f"{address}/status"), 30)

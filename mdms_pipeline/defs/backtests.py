@@ -100,7 +100,8 @@ def equity_picture(result: Result) -> bytes:
     above.plot(at, result.reference, color="#9aa3af", linewidth=1, label="buy and hold")
     above.plot(at, result.outcome.equity, color="#2f6fbb", linewidth=1.2, label=result.strategy.name)
     above.legend(loc="upper left", frameon=False, fontsize=8)
-    above.set_ylabel("KRW", fontsize=8)
+    above.set_ylabel("million KRW", fontsize=8)
+    above.yaxis.set_major_formatter(lambda krw, _: f"{krw / 1e6:,.4g}")
     below.fill_between(at, drawdown(result.outcome.equity, result.strategy.capital) * 100, color="#c0392b", alpha=0.5)
     below.set_ylabel("below high, %", fontsize=8)
     for axes in (above, below):
@@ -121,15 +122,17 @@ def backtest_checks(recipe: Recipe) -> dg.AssetChecksDefinition:
     }
 
     @dg.multi_asset_check(
-        name=f"{asset_name(recipe)}_checks", specs=[dg.AssetCheckSpec(name, asset=key, description=about[name]) for name in named]
+        name=f"{asset_name(recipe)}_checks",
+        specs=[dg.AssetCheckSpec(name, asset=key, description=about[name]) for name in named],
+        can_subset=True,
     )
     def checks(context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource) -> Any:
         try:
             history = history_of(warehouse.warehouse, strategy)
         except HistoryError as error:
             history, why = None, str(error)
-        for name, check in named.items():
-            finding = check(strategy, history) if history else Finding(0, (why,))
+        for name in sorted(asked.name for asked in context.selected_asset_check_keys):
+            finding = named[name](strategy, history) if history else Finding(0, (why,))
             yield _result(name, key, finding)
 
     return checks
