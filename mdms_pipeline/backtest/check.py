@@ -79,7 +79,8 @@ def _column_differs(symbol: str, name: str, then: np.ndarray, columns: Columns, 
     if differs.any():
         bar = int(np.argmax(differs))
         at = iso(int(history.past[symbol].candles.opened_at[bar]))
-        yield f"{name} of {symbol} at {at} is {now[bar]!r}, but {then[bar]!r} from the candles known then"
+        told = f"{name} of {symbol} at {at} is {float(now[bar])!r}, but {float(then[bar])!r} from the candles known then"
+        yield f"{told} (if mdms was renewed since it was calculated, `mdms calculate` first)"
 
 
 def warm_up(strategy: Strategy, history: History, starts: int = 4, seed: int = 0) -> Finding:
