@@ -17,7 +17,7 @@ from mdms_pipeline.backtest.report import Doubts, compare, compared, page, shown
 from mdms_pipeline.backtest.run import Result, backtest
 from mdms_pipeline.backtest.strategy import AFTER_REFRESH, Recipe
 from mdms_pipeline.defs.grid import OWNERS
-from mdms_pipeline.defs.refresh import JOB, UNFINISHED, WHY_TAG
+from mdms_pipeline.defs.refresh import JOB, WHY_TAG, under_way
 from mdms_pipeline.defs.resources import Mdms, WarehouseResource, patiently
 from mdms_pipeline.market import iso
 from mdms_pipeline.rules import Expression
@@ -186,7 +186,7 @@ def backtests_sensor(recipes: Sequence[Recipe]) -> dg.SensorDefinition:
 
 def _backtests(context: dg.SensorEvaluationContext, warehouse: Warehouse, waiting: Sequence[Recipe]) -> dg.SensorResult | dg.SkipReason:
     for job in (JOB, BACKTESTS_JOB):
-        if context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1):
+        if under_way(context.instance, job):
             return dg.SkipReason(f"a run of {job} is under way")
     with warehouse.read() as connection:
         newest, calculated = newest_id(connection), calculated_after(connection, int(context.cursor or 0))

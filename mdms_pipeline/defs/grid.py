@@ -50,3 +50,8 @@ def tell(context: dg.AssetExecutionContext, told: Mapping[Partition, Mapping[str
 def newest(at: Instant | None) -> dict[str, Any]:
     """The newest bar for machines (`newest`) and for people."""
     return {} if at is None else {"newest": iso(at), "newest_kst": kst(at)}
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as the UI draws it in metadata."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["-"] * len(head), *rows))

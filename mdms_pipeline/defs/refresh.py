@@ -38,6 +38,11 @@ UNFINISHED = [
 FAILED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 
+def under_way(instance: dg.DagsterInstance, job: str) -> bool:
+    """Whether a run of this job has not ended."""
+    return bool(instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1))
+
+
 def refresh_job() -> UnresolvedAssetJobDefinition:
     everything = dg.AssetSelection.all() - dg.AssetSelection.groups("backtests")
     return dg.define_asset_job(JOB, everything, description="Collect, calculate, screen and rank.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from mdms_pipeline.defs.grid import GRID, OWNERS, by_timeframe, newest, partitions_of, tell
+from mdms_pipeline.defs.grid import GRID, OWNERS, by_timeframe, markdown, newest, partitions_of, tell
 from mdms_pipeline.defs.refresh import TIMEFRAMES_TAG
 from mdms_pipeline.defs.resources import WarehouseResource
 from mdms_pipeline.market import iso, kst, utc
@@ -108,7 +108,7 @@ def ranking_table(screen: Screen, found: Ranked) -> str:
         ]
         for row in found.rows
     ]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["-"] * len(head), *lines))
+    return markdown(head, lines)
 
 
 def _number(value: float | None) -> str:

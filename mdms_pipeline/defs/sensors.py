@@ -33,6 +33,7 @@ from mdms_pipeline.defs.refresh import (
     newest_closes,
     selection_of,
     tags_of,
+    under_way,
     waits,
 )
 from mdms_pipeline.defs.resources import Mdms, WarehouseResource, patiently
@@ -282,7 +283,7 @@ def prune_schedule(mdms: Mdms) -> dg.ScheduleDefinition:
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         used, allowed = log_bytes(mdms.settings.dagster_home), mdms.settings.log_mb * 2**20
-        if context.instance.get_runs(dg.RunsFilter(job_name=PRUNE_JOB, statuses=UNFINISHED), limit=1):
+        if under_way(context.instance, PRUNE_JOB):
             return dg.SkipReason("a prune is under way")
         if used < PRUNE_FROM * allowed:
             return dg.SkipReason(f"the log takes {used / 2**20:.0f} MB of {mdms.settings.log_mb}")

@@ -15,15 +15,15 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from mdms_pipeline.defs.grid import OWNERS, newest
-from mdms_pipeline.defs.refresh import UNFINISHED, WHY_TAG
-from mdms_pipeline.defs.resources import Mdms, WarehouseResource
+from mdms_pipeline.defs.grid import OWNERS, markdown, newest
+from mdms_pipeline.defs.refresh import WHY_TAG, under_way
+from mdms_pipeline.defs.resources import Mdms, WarehouseResource, patiently
 from mdms_pipeline.defs.screens import WORD_JOINER
 from mdms_pipeline.live.ran import Compared, comparable, compare
 from mdms_pipeline.live.watch import Watch
 from mdms_pipeline.market import KST, Instant, kst
 from mdms_pipeline.rules import answer_text
-from mdms_pipeline.store import Warehouse, WarehouseBusy
+from mdms_pipeline.store import Warehouse
 from mdms_pipeline.store.journal import Event, events_after
 from mdms_pipeline.store.signals import EMITTED, Counted, Kept, counted, last_signals
 from mdms_pipeline.vocabulary import tables
@@ -74,10 +74,7 @@ def signals_sensor(mdms: Mdms) -> dg.SensorDefinition:
         description="Reports live signals that came into the table, and has them compared with the candles that were collected since.",
     )
     def signals(context: dg.SensorEvaluationContext, warehouse: WarehouseResource) -> dg.SensorResult | dg.SkipReason:
-        try:
-            return _signals(context, warehouse.impatient, int(mdms.clock()))
-        except WarehouseBusy as error:
-            return dg.SkipReason(str(error))
+        return patiently(lambda: _signals(context, warehouse.impatient, int(mdms.clock())))
 
     return signals
 
@@ -95,7 +92,7 @@ def _signals(context: dg.SensorEvaluationContext, warehouse: Warehouse, now: Ins
     reported: list[dg.AssetObservation | dg.AssetMaterialization] = []
     if told:
         reported.append(dg.AssetObservation(KEY, metadata=signals_metadata(told, whole, last)))
-    due = collected and now >= checked_at + PARITY_SECONDS and not _running(context.instance)
+    due = collected and now >= checked_at + PARITY_SECONDS and not under_way(context.instance, PARITY_JOB)
     cursor = f"{events[-1].id}@{now if due else checked_at}"
     if not reported and not due:
         return dg.SensorResult(skip_reason=dg.SkipReason("no signal came"), cursor=cursor)
@@ -103,10 +100,6 @@ def _signals(context: dg.SensorEvaluationContext, warehouse: Warehouse, now: Ins
         reported.append(dg.AssetMaterialization(KEY, metadata=table_metadata(whole)))
     requests = [dg.RunRequest(tags={WHY_TAG: "candles were collected since"})] if due else []
     return dg.SensorResult(run_requests=requests, asset_events=reported, cursor=cursor)
-
-
-def _running(instance: dg.DagsterInstance) -> bool:
-    return bool(instance.get_runs(dg.RunsFilter(job_name=PARITY_JOB, statuses=UNFINISHED), limit=1))
 
 
 def signals_metadata(told: Sequence[Event], whole: Counted, last: Sequence[Kept]) -> dict[str, Any]:
@@ -124,8 +117,8 @@ def signals_metadata(told: Sequence[Event], whole: Counted, last: Sequence[Kept]
 
 def table_metadata(whole: Counted) -> dict[str, Any]:
     """What there is in all."""
-    counts = ["| rule | signals |", "|-|-|", *(f"| {rule} | {count} |" for rule, count in whole.by_rule.items())]
-    return {"dagster/row_count": whole.total, "by_rule": dg.MetadataValue.md("\n".join(counts)), **newest(whole.newest)}
+    counts = markdown(["rule", "signals"], [[rule, str(count)] for rule, count in whole.by_rule.items()])
+    return {"dagster/row_count": whole.total, "by_rule": dg.MetadataValue.md(counts), **newest(whole.newest)}
 
 
 def signals_table(signals: Sequence[Kept]) -> str:
@@ -141,7 +134,7 @@ def signals_table(signals: Sequence[Kept]) -> str:
         ]
         for one in signals
     ]  # fmt: skip
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["-"] * len(head), *rows))
+    return markdown(head, rows)
 
 
 def _together(text: str) -> str:

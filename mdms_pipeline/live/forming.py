@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Protocol
 
 from mdms_pipeline.live.coarse import total
@@ -90,4 +89,4 @@ def _finer(frame: Timeframe, slot: Instant, day: Day, before: Candles, within: C
 
 def _less(whole: float, parts: list[float]) -> float:
     """What is left of an amount, in decimals as the exchange writes them."""
-    return float(Decimal(repr(whole)) - sum((Decimal(repr(part)) for part in parts), Decimal(0)))
+    return total([whole, *(-part for part in parts)])

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from mdms_pipeline.collect.wire import MAX_CANDLES
 from mdms_pipeline.market import Candles, Instant, Timeframe
 
-PAGE = 200  # candles of one answer, Upbit docs
 PARALLEL = 12  # requests under way; the client's pace decides how fast
 TICKER_PAYS = 4  # partitions from which one ticker/all is worth asking for
 
@@ -55,7 +55,7 @@ def pages(gap: Gap, now: float) -> list[tuple[Instant, int]]:
     """`to` and `count` of every request that this gap takes, oldest first: the last known bar and the forming one are told as well."""
     end, start, found = gap.frame.after(gap.frame.floor(int(now))), gap.last, []
     while start < end:
-        to = min(gap.frame.after(start, PAGE), end)
+        to = min(gap.frame.after(start, MAX_CANDLES), end)
         found.append((to, gap.frame.slots(start, to)))
         start = to
     return found

@@ -19,7 +19,6 @@ from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.live.tape import FAR, NEVER, Loaded
 from mdms_pipeline.live.watch import Bars, Watch, calls_of, columns_of, signals
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, Candles, Floats, Instant, timeframe
-from mdms_pipeline.rules import Call
 from mdms_pipeline.store.candles import Standing, standings
 from mdms_pipeline.store.indicators import Memory, memories
 from mdms_pipeline.store.schema import SKIP, no_trade
@@ -91,8 +90,8 @@ def _stored(
 ) -> Iterator[Found]:
     if not known:
         return
-    columns, calls = columns_of(watches), calls_of(watches)
-    read = read_last(connection, _tables(columns, calls), watches[0].timeframe, known, _depth(watches, known, marks, since))
+    stored = {**tables(calls_of(watches)), "candles": list(PRICES_AND_AMOUNTS)}
+    read = read_last(connection, stored, watches[0].timeframe, known, _depth(watches, known, marks, since))
     for symbol, series in read.items():
         held = marks[symbol]
         done = next((memory.watermark for memory in held.values()), int(series.opened_at[-1]))
@@ -126,10 +125,6 @@ def _loaded(symbol: str, standing: Standing, series: Series, after: Mapping[Indi
 def _filled(stored: Floats, fresh: Mapping[str, Floats], name: str, new: int) -> Floats:
     """A column whose bars from `new` on are calculated just now; a candle's column is stored already."""
     return np.concatenate([stored[:new], fresh[name]]) if name in fresh and name not in PRICES_AND_AMOUNTS else stored
-
-
-def _tables(columns: Sequence[str], calls: Sequence[Call]) -> dict[str, list[str]]:
-    return {**tables(calls), "candles": list(PRICES_AND_AMOUNTS)}
 
 
 def _candles(series: Series, start: int) -> Candles:

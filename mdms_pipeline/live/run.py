@@ -113,7 +113,8 @@ class Live:
         """Load what is stored; tell what closed, up to the newest stored bar, since the journal's end."""
         held = {watch: one for watch in self.watches if (one := self.delivery.journal.stretch(watch.key)) is not None}
         self.news = News()
-        late: list[Signal] = []
+        read: list[tuple[Lane, list[Found]]] = []
+        again: dict[str, Instant] = {}  # timeframe -> the first bar that is judged once more
         self._revisions = {partition: standing.revision for partition, standing in self._standings().items()}
         for name, lane in self.engine.lanes.items():
             self._from[name] = lane.frame.after(lane.settled(self.clock()))
@@ -123,12 +124,14 @@ class Live:
                 found = list(load(connection, lane.watches, lane.symbols, min(starts, default=None)))
             lane.load(each.loaded for each in found)
             if starts:  # the warehouse may end before what was judged: REST tells those bars once more
-                newest = [gap.last for gap in gaps_of(lane)]
-                self.news.recall(told_since(self.delivery.journal, min([*starts, *newest]), name))
+                again[name] = min([*starts, *(gap.last for gap in gaps_of(lane))])
+                read.append((lane, found))
             missing = set(lane.symbols) - {each.loaded.symbol for each in found}
             self.health.dropped |= {f"{symbol} {name}": "no candle is stored: collect it with `mdms run`" for symbol in missing}
-            late += self._once_more(lane, found) if starts else []
-        self._out(late, late=True)
+        if again:
+            told = told_since(self.delivery.journal, min(again.values()))
+            self.news.recall(signal for signal in told if signal.timeframe in again and signal.opened_at >= again[signal.timeframe])
+        self._out([signal for lane, found in read for signal in self._once_more(lane, found)], late=True)
 
     def _news_from(self, lane: Lane, held: Mapping[Watch, Watched]) -> None:
         """From which bar on each watch of a lane tells: where it began to; of what is new, from the next bar to close."""
@@ -401,11 +404,9 @@ class Live:
 
     # ---- out
 
-    def _tell(
-        self, found: Sequence[Signal], reached: Mapping[str, Instant] | None = None, late: bool = False, arrived: float | None = None
-    ) -> None:
+    def _tell(self, found: Sequence[Signal], reached: Mapping[str, Instant] | None = None, arrived: float | None = None) -> None:
         """Hand out what is news; `reached` is the newest bar of each timeframe up to which all is judged."""
-        self._out(self.news.fresh(found), self._marks(reached or {}), late)
+        self._out(self.news.fresh(found), self._marks(reached or {}))
         if arrived is not None and found:
             self.health.slowest = max(self.health.slowest, self.clock() - arrived)
 
@@ -460,12 +461,11 @@ def _next(held: Watched) -> Instant:
     return held.since if held.until is None else timeframe(held.timeframe).after(held.until)
 
 
-def told_since(journal: Journal, since: Instant, frame: str | None = None) -> list[Signal]:
-    """The signals of the journal whose bars opened at `since` or later; of one timeframe where it is named."""
+def told_since(journal: Journal, since: Instant) -> list[Signal]:
+    """The signals of the journal whose bars opened at `since` or later."""
     found: list[Signal] = []
     position = journal.start
     while entries := journal.after(position):
-        signals = (entry.signal for entry in entries if entry.signal is not None)
-        found += [signal for signal in signals if signal.opened_at >= since and frame in (None, signal.timeframe)]
+        found += [entry.signal for entry in entries if entry.signal is not None and entry.signal.opened_at >= since]
         position = entries[-1].end
     return found
