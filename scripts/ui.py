@@ -332,7 +332,7 @@ def show(given: argparse.Namespace, home: Path) -> None:
         "MDMS_HOME": str(home), "MDMS_EXCHANGE_URL": "sandbox", "MDMS_HISTORY": "600", "MDMS_SYMBOLS": given.symbols,
         "MDMS_TIMEFRAMES": given.timeframes,
     }  # fmt: skip
-    ui, driver = free_port(), free_port()
+    ui = free_port()
     mdms = [str(Path(sys.executable).parent / "mdms"), "dev", "--port", str(ui)]
     with running(mdms, given.shots / "mdms_dev.log", environment) as process:
         dagster = Dagster(ui)
@@ -343,14 +343,37 @@ def show(given: argparse.Namespace, home: Path) -> None:
         if given.tick_within:
             tick(dagster, repository, time.time(), given.tick_within)
             backtests(dagster, repository)
-        with running(["chromedriver", f"--port={driver}"], given.shots / "chromedriver.log", dict(os.environ)):
-            address = f"http://127.0.0.1:{driver}"
-            until("chromedriver", lambda: answers(f"{address}/status"), 30)
-            browser = Browser(address, home / "chromium")
-            try:
-                take_pictures(browser, dagster.url, repository["location"]["name"], given.shots)
-            finally:
-                browser.close()
+        with browsing(home, given.shots) as browser:
+            take_pictures(browser, dagster.url, repository["location"]["name"], given.shots)
+
+
+@contextmanager
+def browsing(home: Path, shots: Path) -> Iterator[Browser]:
+    """Chromium, as long as the block lasts; where something is not as it should be, the page is kept as broken.png."""
+    port = free_port()
+    with running(["chromedriver", f"--port={port}"], shots / "chromedriver.log", dict(os.environ)):
+        address = f"http://127.0.0.1:{port}"
+        until("chromedriver", lambda: answers(f"{address}/status"), 30)
+        browser = Browser(address, home / "chromium")
+        try:
+            yield browser
+        except Broken:
+            browser.shoot(shots / "broken.png")
+            raise
+        finally:
+            browser.close()
+
+
+def shown(given: argparse.Namespace, show: Callable[[argparse.Namespace, Path], None]) -> int:
+    """The exit code of showing it in a home of its own."""
+    given.shots.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+            show(given, Path(home))
+    except (Broken, httpx.HTTPError) as error:
+        print(f"{Path(sys.argv[0]).stem}: {error or type(error).__name__}; see {given.shots}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def ended(process: subprocess.Popen[bytes]) -> None:
@@ -370,15 +393,7 @@ def main() -> int:
     parser.add_argument("--symbols", default="top:12", help="MDMS_SYMBOLS (%(default)s)")
     parser.add_argument("--timeframes", default="1d,4h,1h,1m", help="MDMS_TIMEFRAMES; a candle of 1m closes every minute (%(default)s)")
     parser.add_argument("--tick-within", type=float, default=150, help="seconds to wait for a run of the sensor; 0: do not (%(default)s)")
-    given = parser.parse_args()
-    given.shots.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
-            show(given, Path(home))
-    except (Broken, httpx.HTTPError) as error:
-        print(f"ui: {error or type(error).__name__}; see {given.shots / 'mdms_dev.log'}", file=sys.stderr)
-        return 1
-    return 0
+    return shown(parser.parse_args(), show)
 
 
 if __name__ == "__main__":

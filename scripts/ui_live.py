@@ -16,17 +16,14 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mdms_pipeline_tests.live import rules
-from scripts.ui import ROOT, Broken, Browser, Dagster, answers, ended, free_port, running, until
+from scripts.ui import ROOT, Broken, Browser, Dagster, browsing, ended, free_port, running, shown, until
 
 SYMBOLS = "KRW-BTC,KRW-ETH,KRW-XRP,KRW-DOGE,KRW-ADA,KRW-SOL,KRW-USDT,KRW-TRX"
 MDMS = str(Path(sys.executable).parent / "mdms")
@@ -97,7 +94,7 @@ def take_pictures(browser: Browser, url: str, location: str, shots: Path) -> Non
 def show(given: argparse.Namespace, home: Path) -> None:
     environment = settings(home, given.speed)
     prepare(environment)
-    ui, driver = free_port(), free_port()
+    ui = free_port()
     with (
         running([MDMS, "live", "--json"], given.shots / "mdms_live.log", environment),
         running([MDMS, "dev", "--port", str(ui)], given.shots / "mdms_dev.log", environment) as process,
@@ -110,17 +107,8 @@ def show(given: argparse.Namespace, home: Path) -> None:
         print(f"live_parity: {verdict['description']}")
         if not verdict["success"]:
             raise Broken(f"live_parity failed: {verdict}")
-        with running(["chromedriver", f"--port={driver}"], given.shots / "chromedriver.log", dict(os.environ)):
-            address = f"http://127.0.0.1:{driver}"
-            until("chromedriver", lambda: answers(f"{address}/status"), 30)
-            browser = Browser(address, home / "chromium")
-            try:
-                take_pictures(browser, dagster.url, repository["location"]["name"], given.shots)
-            except Broken:
-                browser.shoot(given.shots / "broken.png")
-                raise
-            finally:
-                browser.close()
+        with browsing(home, given.shots) as browser:
+            take_pictures(browser, dagster.url, repository["location"]["name"], given.shots)
 
 
 def main() -> int:
@@ -128,15 +116,7 @@ def main() -> int:
     parser.add_argument("--shots", type=Path, default=ROOT / ".tmp/ui_live", help="folder for the screenshots and logs (%(default)s)")
     parser.add_argument("--speed", type=float, default=6, help="of the clock (%(default)s): a bar of 1m closes every 10 s")
     parser.add_argument("--patience", type=float, default=180, help="seconds to wait for what must come (%(default)s)")
-    given = parser.parse_args()
-    given.shots.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
-            show(given, Path(home))
-    except (Broken, httpx.HTTPError) as error:
-        print(f"ui_live: {error or type(error).__name__}; see {given.shots}", file=sys.stderr)
-        return 1
-    return 0
+    return shown(parser.parse_args(), show)
 
 
 if __name__ == "__main__":
