@@ -23,7 +23,7 @@ from live import watches_of
 
 from mdms_pipeline.calculate.run import carry
 from mdms_pipeline.live.watch import Watch
-from mdms_pipeline.market import HOUR, MINUTE, PRICES_AND_AMOUNTS, Candles, instant, iso
+from mdms_pipeline.market import HOUR, MINUTE, PRICES_AND_AMOUNTS, instant, iso
 from mdms_pipeline.settings import Settings
 from mdms_pipeline.store.series import EVER, read_bars
 from mdms_pipeline.store.universe import universe
@@ -53,7 +53,7 @@ def drift(found: Simulation) -> tuple[int, int]:
         stored = read_bars(connection, PRICES_AND_AMOUNTS, "1m", dict.fromkeys(lane.symbols, EVER))
     for row, symbol in enumerate(lane.symbols):
         bars = stored[symbol].until(int(lane.tape.last[row]))
-        after, _ = carry(lane.tape.needed, {}, Candles(bars.opened_at, *(bars.columns[name] for name in PRICES_AND_AMOUNTS)))
+        after, _ = carry(lane.tape.needed, {}, bars.candles)
         for indicator in lane.tape.needed:
             ours, fresh = lane.tape.memory[indicator][row], after[indicator]
             wrong += int(np.sum(ours.view(np.int64) != fresh.view(np.int64)))

@@ -184,12 +184,17 @@ def _json_line(signal: Any) -> str:
 
 def plain_line(signal: Any) -> str:
     """One signal for people: when, where, what, why."""
-    values = ", ".join(f"{name} = {answer_text(value)}" for name, value in signal.values.items())
+    values = _values(signal)
     marks = ("provisional, " if signal.provisional else "") + (f"revision {signal.revision}, " if signal.revision else "")
     return (
         f"{utc(signal.opened_at)} = {kst(signal.opened_at)}  {signal.symbol} {signal.timeframe}  {signal.name} {signal.rule}: "
         f"{answer_text(signal.before)} -> {answer_text(signal.answer)}  ({marks}{values})"
     )
+
+
+def _values(said: Any) -> str:
+    """What decided."""
+    return ", ".join(f"{name} = {answer_text(value)}" for name, value in said.values.items())
 
 
 @click.command(name="signal")
@@ -214,8 +219,7 @@ def signal_now(symbol: str, strategy: str, stored: bool, as_json: bool) -> None:
     click.echo(f"{answer.symbol} {answer.name}, {answer.timeframe} bar of {utc(answer.opened_at)} = {kst(answer.opened_at)}")
     for mark, found in (("", answer.said), ("forming, provisional: ", answer.forming)):
         for said in found:
-            values = ", ".join(f"{name} = {answer_text(value)}" for name, value in said.values.items())
-            click.echo(f"  {mark}{said.rule}: {answer_text(said.answer)} (before: {answer_text(said.before)})  {values}")
+            click.echo(f"  {mark}{said.rule}: {answer_text(said.answer)} (before: {answer_text(said.before)})  {_values(said)}")
     if answer.behind:
         click.echo(f"mdms: {answer.behind} {answer.timeframe} slots have closed since; without --stored the exchange is asked", err=True)
     click.echo(f"by {answer.way}, {1_000 * answer.seconds:.1f} ms")

@@ -27,7 +27,7 @@ from mdms_pipeline.screen.judge import Candidate, Row, ScreenResult, judge
 from mdms_pipeline.screen.load import Screen
 from mdms_pipeline.store.candles import Standing, standings
 from mdms_pipeline.store.schema import SKIP
-from mdms_pipeline.store.series import Series, read_spans
+from mdms_pipeline.store.series import read_spans
 from mdms_pipeline.store.universe import universe
 from mdms_pipeline.vocabulary import indicator_of
 
@@ -51,7 +51,7 @@ def look_live(connection: duckdb.DuckDBPyConnection, screen: Screen, days: Mappi
     forms = _forms(connection, screen, [symbol for symbol in ready if symbol in days], days, int(now))
     candidates = _candidates(connection, screen, known, ready, forms, turnover, at)
     late = [
-        Candidate(symbol, _covered(known.get(symbol)), None, turnover.get(symbol, math.nan), 0, {})
+        Candidate(symbol, known[symbol].covered_to if symbol in known else None, None, turnover.get(symbol, math.nan), 0, {})
         for symbol in symbols
         if symbol not in ready
     ]
@@ -62,12 +62,7 @@ def look_live(connection: duckdb.DuckDBPyConnection, screen: Screen, days: Mappi
 
 def _reaches(standing: Standing, at: Instant) -> bool:
     """Whether every bar before the slot `at` is stored."""
-    covered = _covered(standing)
-    return covered is not None and covered >= at and standing.last_bar is not None
-
-
-def _covered(standing: Standing | None) -> Instant | None:
-    return standing.covered[1] if standing is not None and standing.covered is not None else None
+    return standing.covered_to is not None and standing.covered_to >= at and standing.last_bar is not None
 
 
 def _forms(
@@ -93,11 +88,7 @@ def _shorter(one: Timeframe, other: Timeframe) -> bool:
 
 def _stored(connection: duckdb.DuckDBPyConnection, name: str, symbols: Sequence[str], since: Instant, until: Instant) -> dict[str, Candles]:
     read = read_spans(connection, "candles", PRICES_AND_AMOUNTS, name, dict.fromkeys(symbols, (since, until)))
-    return {symbol: _candles(series) for symbol, series in read.items()}
-
-
-def _candles(series: Series) -> Candles:
-    return Candles(series.opened_at, *(series.columns[name] for name in PRICES_AND_AMOUNTS))
+    return {symbol: series.candles for symbol, series in read.items()}
 
 
 def _candidates(

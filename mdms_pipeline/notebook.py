@@ -10,7 +10,7 @@ import pandas as pd
 from mdms_pipeline.calculate.advance import HIT, due
 from mdms_pipeline.calculate.indicator import Indicator
 from mdms_pipeline.calculate.run import calculate
-from mdms_pipeline.market import PRICES_AND_AMOUNTS, TIMEFRAMES, Candles, Floats, Instants, check_symbol
+from mdms_pipeline.market import PRICES_AND_AMOUNTS, TIMEFRAMES, Floats, Instants, check_symbol
 from mdms_pipeline.market import timeframe as known_timeframe
 from mdms_pipeline.rules import Call, Formula, Key, RuleError, did_you_mean, evaluate, parse_value
 from mdms_pipeline.rules.nodes import Series as Name
@@ -80,7 +80,7 @@ def _series(connection: duckdb.DuckDBPyConnection, calls: Sequence[Call], standi
     for call in _stored(connection, indicators, standing):
         tables.setdefault(indicators[call].kind.name, []).append(column_of(call))
     bars = read_all(connection, tables, standing.timeframe, standing.symbol)
-    candles = Candles(bars.opened_at, *(bars.columns[name] for name in PRICES_AND_AMOUNTS))
+    candles = bars.candles
     missing = {indicator for call, indicator in indicators.items() if column_of(call) not in bars.columns}
     columns = {**bars.columns, **calculate(missing, candles)}
     plain: dict[Key, Floats] = {name: columns[name] for name in PRICES_AND_AMOUNTS}

@@ -159,7 +159,7 @@ def _past(series: Series | None, standing: object) -> Past:
     if series is None or standing is None:
         return Past(Candles.empty())
     state, covered, begins = (getattr(standing, name) for name in ("state", "covered", "begins"))
-    candles = Candles(series.opened_at, *(series.columns[name] for name in PRICES_AND_AMOUNTS))
+    candles = series.candles
     stored = {name: column for name, column in series.columns.items() if name not in PRICES_AND_AMOUNTS}
     known_from = None if begins or covered is None else covered[0]
     return Past(candles, stored, state == DELISTED, known_from, getattr(standing, "revision", 0))

@@ -20,7 +20,7 @@ import numpy as np
 
 from mdms_pipeline.calculate.indicator import Indicator, Output
 from mdms_pipeline.calculate.run import columns, inputs, run
-from mdms_pipeline.market import PRICES_AND_AMOUNTS, Candles, Floats, Instant
+from mdms_pipeline.market import PRICES_AND_AMOUNTS, Floats, Instant
 from mdms_pipeline.store import StoreError, Warehouse
 from mdms_pipeline.store.candles import QUARANTINED, Standing, standings
 from mdms_pipeline.store.indicators import Advance, Memory, memories, next_revision, store_advances
@@ -349,8 +349,7 @@ def _advanced(item: Due, series: Series, timeframe: str) -> Advance:
 def _columns(indicator: Indicator, series: Series, bars: slice, previous_close: float) -> dict[str, Floats]:
     plain = [read for read in indicator.reads if isinstance(read, str)]
     upstream = {read.name: series.columns[read.name][bars] for read in indicator.reads if isinstance(read, Output)}
-    candles = Candles(series.opened_at[bars], *(series.columns[name][bars] for name in PRICES_AND_AMOUNTS))
-    return upstream | columns(candles, plain, previous_close)
+    return upstream | columns(series.candles[bars], plain, previous_close)
 
 
 def _store(

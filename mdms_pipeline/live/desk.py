@@ -127,7 +127,7 @@ class Desk:
                 raise NothingStored(
                     f"no {frame} candle of {symbol} is stored: `mdms run` collects what MDMS_SYMBOLS and MDMS_TIMEFRAMES name"
                 )
-            covered = standing.covered[1] if standing.covered else timeframe(frame).after(standing.last_bar)
+            covered = standing.covered_to or timeframe(frame).after(standing.last_bar)
             if kept is not None and kept.revision == standing.revision:
                 _follow(connection, kept.lane, symbol, standing.last_bar)
                 kept.covered, kept.seen = covered, state
@@ -156,7 +156,7 @@ def _follow(connection: duckdb.DuckDBPyConnection, lane: Lane, symbol: str, unti
     last = int(lane.tape.last[0])
     if last < until:
         new = read_spans(connection, "candles", PRICES_AND_AMOUNTS, lane.frame.name, {symbol: (last + 1, EVER[1])})[symbol]
-        lane.follow(symbol, Candles(new.opened_at, *(new.columns[name] for name in PRICES_AND_AMOUNTS)), until)
+        lane.follow(symbol, new.candles, until)
 
 
 def _key(watches: Sequence[Watch], symbol: str) -> tuple[str, tuple[str, ...]]:

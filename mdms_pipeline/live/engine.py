@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from mdms_pipeline.live.coarse import COARSE, PART, Parts
-from mdms_pipeline.live.lane import Bar, Clock, Lane
+from mdms_pipeline.live.lane import Bar, Clock, Lane, rows_of
 from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.live.watch import Watch, grouped
-from mdms_pipeline.market import PRICES_AND_AMOUNTS, TIMEFRAMES, Candles
+from mdms_pipeline.market import TIMEFRAMES, Candles
 
 Message = tuple[str, str, Bar]  # timeframe, symbol, the candle
 
@@ -79,5 +79,4 @@ class Engine:
 
 def bars_of(candles: Candles, received_at: float) -> Iterable[Bar]:
     """Candles of REST as bars that may still form."""
-    for i, opened_at in enumerate(candles.opened_at.tolist()):
-        yield Bar(opened_at, tuple(float(getattr(candles, name)[i]) for name in PRICES_AND_AMOUNTS), received_at=received_at)
+    return (Bar(opened_at, candle, received_at=received_at) for opened_at, candle in rows_of(candles))

@@ -158,8 +158,7 @@ class Lane:
     def told_by_rest(self, symbol: str, candles: Candles, now: float) -> list[Signal]:
         """Candles of one symbol, oldest first, from its last closed bar on and without a gap; the newest may still form."""
         row, limit, found = self.tape.row[symbol], self.settled(now), list[Signal]()
-        for i, opened_at in enumerate(candles.opened_at.tolist()):
-            candle = tuple(float(getattr(candles, name)[i]) for name in PRICES_AND_AMOUNTS)
+        for opened_at, candle in rows_of(candles):
             last, held = self._last_bar(row), self.forming[row]
             if opened_at <= last.opened_at:
                 found += self._mend([(row, Bar(opened_at, candle, FINAL, now))])
@@ -175,8 +174,8 @@ class Lane:
     def follow(self, symbol: str, candles: Candles, until: Instant) -> None:
         """Closed candles of one symbol after its last bar; under `flat` also slots without a trade, up to `until`. Nothing is told."""
         row = self.tape.row[symbol]
-        for i, opened_at in enumerate(candles.opened_at.tolist()):
-            bar = Bar(opened_at, tuple(float(getattr(candles, name)[i]) for name in PRICES_AND_AMOUNTS), FINAL)
+        for opened_at, candle in rows_of(candles):
+            bar = Bar(opened_at, candle, FINAL)
             self._close([*((row, quiet) for quiet in self._quiet(self._last_bar(row), opened_at, math.nan)), (row, bar)])
         self._close([(row, quiet) for quiet in self._quiet(self._last_bar(row), self.frame.after(until), math.nan)])
 
@@ -332,6 +331,11 @@ class Lane:
     def _past(self, watch: Watch) -> Past:
         """The bars that a watch decides on."""
         return self.tape.trades if watch.trades else self.tape.bars
+
+
+def rows_of(candles: Candles) -> Iterator[tuple[Instant, tuple[float, ...]]]:
+    """The opening of each candle and its numbers, as PRICES_AND_AMOUNTS."""
+    return zip(candles.opened_at.tolist(), zip(*(getattr(candles, name).tolist() for name in PRICES_AND_AMOUNTS), strict=True), strict=True)
 
 
 def _deep(columns: dict[str, Floats], watch: Watch) -> dict[str, Floats]:

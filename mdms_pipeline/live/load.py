@@ -97,7 +97,7 @@ def _stored(
         done = next((memory.watermark for memory in held.values()), int(series.opened_at[-1]))
         new = int(np.searchsorted(series.opened_at, done, side="right"))
         before = float(series.columns["close"][new - 1]) if new else np.nan
-        after, fresh = carry(wanted, {indicator: memory.memory for indicator, memory in held.items()}, _candles(series, new), before)
+        after, fresh = carry(wanted, {indicator: memory.memory for indicator, memory in held.items()}, series.candles[new:], before)
         filled = {name: _filled(series.columns[name], fresh, name, new) for name in series.columns}
         yield Found(_loaded(symbol, known[symbol], Series(series.opened_at, filled), after), STORED)
 
@@ -111,7 +111,7 @@ def _calculated(
 ) -> Iterator[Found]:
     frame, columns = watches[0].timeframe, columns_of(watches)
     for symbol, series in read_bars(connection, PRICES_AND_AMOUNTS, frame, dict.fromkeys(known, EVER)).items():
-        after, fresh = carry(wanted, {}, _candles(series, 0))
+        after, fresh = carry(wanted, {}, series.candles)
         kept = {**series.columns, **{name: fresh[name] for name in columns if name in fresh}}
         bars = Series(series.opened_at, kept).last(_depth(watches, {symbol: known[symbol]}, {}, since))
         yield Found(_loaded(symbol, known[symbol], bars, after), CALCULATED)
@@ -125,10 +125,6 @@ def _loaded(symbol: str, standing: Standing, series: Series, after: Mapping[Indi
 def _filled(stored: Floats, fresh: Mapping[str, Floats], name: str, new: int) -> Floats:
     """A column whose bars from `new` on are calculated just now; a candle's column is stored already."""
     return np.concatenate([stored[:new], fresh[name]]) if name in fresh and name not in PRICES_AND_AMOUNTS else stored
-
-
-def _candles(series: Series, start: int) -> Candles:
-    return Candles(series.opened_at[start:], *(np.ascontiguousarray(series.columns[name][start:]) for name in PRICES_AND_AMOUNTS))
 
 
 def _depth(
@@ -156,10 +152,10 @@ def reloaded(
         told = told[told.opened_at >= standing.covered[0]]
     start = int(told.opened_at[0]) if len(told) else until + 1
     stored = read_spans(connection, "candles", PRICES_AND_AMOUNTS, frame, {symbol: (EVER[0], start - 1)})[symbol]
-    joined = Candles.joined([_candles(stored, 0), told])
+    joined = Candles.joined([stored.candles, told])
     candles = Series(joined.opened_at, {name: getattr(joined, name) for name in PRICES_AND_AMOUNTS})
     seen = candles if standing.no_trade == SKIP else flattened(candles, frame, EVER[0], until)
-    after, fresh = carry(indicators_of(watches), {}, _candles(seen, 0))
+    after, fresh = carry(indicators_of(watches), {}, seen.candles)
     kept = Series(seen.opened_at, {**seen.columns, **{name: fresh[name] for name in columns_of(watches) if name in fresh}}).last(bars)
     newest = int(candles.opened_at[-1])
     return Found(Loaded(symbol, kept.opened_at, kept.columns, after, len(seen.opened_at), newest, len(candles.opened_at)), CALCULATED)

@@ -62,7 +62,7 @@ def candidates(connection: duckdb.DuckDBPyConnection, screen: Screen, at: Instan
         found.append(
             Candidate(
                 symbol,
-                covered_to=standing.covered[1] if standing and standing.covered else None,
+                covered_to=standing.covered_to if standing else None,
                 opened_at=_last_trade(standing, past),
                 turnover=worth.get(symbol, float("nan")),
                 bars=(standing.bars if standing else 0) - (len(bars.opened_at) - len(past.opened_at) if bars and past else 0),

@@ -41,6 +41,11 @@ class Standing:
         return self.symbol, self.timeframe
 
     @property
+    def covered_to(self) -> Instant | None:
+        """Up to where it was asked for, exclusive."""
+        return self.covered[1] if self.covered is not None else None
+
+    @property
     def last_bar(self) -> Instant | None:
         """The newest bar that indicators see: the newest candle; under `flat` the last covered slot."""
         if self.no_trade == SKIP or self.newest is None or self.covered is None:

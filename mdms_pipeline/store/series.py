@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from mdms_pipeline.market import Floats, Instant, Instants, timeframe
+from mdms_pipeline.market import PRICES_AND_AMOUNTS, Candles, Floats, Instant, Instants, timeframe
 from mdms_pipeline.store.candles import Standing, standings
 from mdms_pipeline.store.frames import floats, instants
 from mdms_pipeline.store.schema import SKIP, no_trade
@@ -24,6 +24,11 @@ class Series:
 
     opened_at: Instants
     columns: Mapping[str, Floats]
+
+    @property
+    def candles(self) -> Candles:
+        """The same as candles. KeyError where a column of theirs was not read."""
+        return Candles(self.opened_at, *(self.columns[name] for name in PRICES_AND_AMOUNTS))
 
     def last(self, bars: int) -> Series:
         start = max(0, len(self.opened_at) - bars)
