@@ -209,12 +209,30 @@ def _chosen(settings: Settings, warehouse: Any, symbols: Sequence[str], timefram
             raise UserError(
                 f"symbol {symbol!r} is not collected{_hint(symbol, collected)}; MDMS_SYMBOLS={settings.universe} says which are"
             )
+    return list(symbols) or collected, _kept_timeframes(settings, timeframes)
+
+
+def _stored_markets(warehouse: Any, symbols: Sequence[str]) -> list[str]:
+    """The markets meant, out of all that are collected or were: those that left the universe too. Else UserError."""
+    from mdms_pipeline.store.candles import standings
+    from mdms_pipeline.store.universe import universe
+
+    with warehouse.read() as connection:
+        known = sorted({*universe(connection), *(symbol for symbol, _ in standings(connection))})
+    for symbol in symbols:
+        if symbol not in known:
+            raise UserError(f"symbol {symbol!r} was never collected{_hint(symbol, known)}; `mdms status` says what is stored")
+    return list(symbols) or known
+
+
+def _kept_timeframes(settings: Settings, timeframes: Sequence[str]) -> list[str]:
+    """The timeframes meant, else UserError naming what is not kept."""
     for name in timeframes:
         if name not in TIMEFRAMES:
             raise UserError(f"timeframe {name!r} is not known: use one of {', '.join(TIMEFRAMES)}")
         if name not in settings.timeframes:
             raise UserError(f"timeframe {name!r} is not kept: MDMS_TIMEFRAMES={','.join(settings.timeframes)} says which are")
-    return list(symbols) or collected, list(timeframes) or list(settings.timeframes)
+    return list(timeframes) or list(settings.timeframes)
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
@@ -278,7 +296,7 @@ def collect(symbols: Sequence[str], timeframes: Sequence[str], since: int | None
 @timeframe_option
 @as_json
 def calculate(symbols: Sequence[str], timeframes: Sequence[str], as_json: bool) -> None:
-    """Layer 2 alone: bring every kept indicator up to the stored candles."""
+    """Layer 2 alone: bring every kept indicator up to the stored candles, also of markets that have left the universe."""
     from mdms_pipeline.calculate.advance import advance
     from mdms_pipeline.calculate.catalog import KINDS
     from mdms_pipeline.kept import kept_indicators
@@ -286,7 +304,7 @@ def calculate(symbols: Sequence[str], timeframes: Sequence[str], as_json: bool) 
     settings = Settings.load()
     warehouse = _warehouse(settings)
     kept = kept_indicators(settings)
-    markets, frames = _chosen(settings, warehouse, symbols, timeframes)
+    markets, frames = _stored_markets(warehouse, symbols), _kept_timeframes(settings, timeframes)
     done = []
     with watched(as_json) as progress:
         for kind in KINDS.values():

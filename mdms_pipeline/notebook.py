@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import duckdb
 import pandas as pd
 
-from mdms_pipeline.calculate.advance import HIT, due
-from mdms_pipeline.calculate.indicator import Indicator
+from mdms_pipeline.calculate.advance import current
 from mdms_pipeline.calculate.run import calculate
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, TIMEFRAMES, Floats, Instants, check_symbol
 from mdms_pipeline.market import timeframe as known_timeframe
@@ -17,9 +16,8 @@ from mdms_pipeline.rules.nodes import Series as Name
 from mdms_pipeline.settings import Settings
 from mdms_pipeline.store import Warehouse
 from mdms_pipeline.store.candles import Standing, standings
-from mdms_pipeline.store.indicators import memories
 from mdms_pipeline.store.series import read_all
-from mdms_pipeline.vocabulary import column_of, indicator_of, load_extensions, parse_indicator, vocabulary
+from mdms_pipeline.vocabulary import column_of, indicator_of, load_extensions, parse_indicator, tables, vocabulary
 
 
 def frame(texts: str | Sequence[str], symbol: str, timeframe: str, settings: Settings | None = None) -> pd.DataFrame:
@@ -76,20 +74,9 @@ def _standing(connection: duckdb.DuckDBPyConnection, symbol: str, timeframe: str
 def _series(connection: duckdb.DuckDBPyConnection, calls: Sequence[Call], standing: Standing) -> tuple[Instants, dict[Key, Floats]]:
     """The opening instants of all stored candles, and every candle column and call over them."""
     indicators = {call: indicator_of(call) for call in calls}
-    tables: dict[str, list[str]] = {"candles": list(PRICES_AND_AMOUNTS)}
-    for call in _stored(connection, indicators, standing):
-        tables.setdefault(indicators[call].kind.name, []).append(column_of(call))
-    bars = read_all(connection, tables, standing.timeframe, standing.symbol)
-    candles = bars.candles
-    missing = {indicator for call, indicator in indicators.items() if column_of(call) not in bars.columns}
-    columns = {**bars.columns, **calculate(missing, candles)}
+    stored = current(connection, list(dict.fromkeys(indicators.values())), standing.timeframe, [standing.symbol])[standing.symbol]
+    wanted = tables((*PRICES_AND_AMOUNTS, *(call for call, indicator in indicators.items() if indicator in stored)))
+    bars = read_all(connection, wanted, standing.timeframe, standing.symbol)
+    columns = {**bars.columns, **calculate(set(indicators.values()) - stored, bars.candles)}
     plain: dict[Key, Floats] = {name: columns[name] for name in PRICES_AND_AMOUNTS}
     return bars.opened_at, {**plain, **{call: columns[column_of(call)] for call in calls}}
-
-
-def _stored(connection: duckdb.DuckDBPyConnection, indicators: dict[Call, Indicator], standing: Standing) -> list[Call]:
-    """Those that are stored up to the newest candle, as they are declared now."""
-    kinds = {kind.name for indicator in indicators.values() for kind in (indicator.kind, *(up.kind for up in indicator.upstream))}
-    held = memories(connection, standing.timeframe, [standing.symbol], kinds)
-    modes = {call: due(indicator, standing.symbol, standing, held) for call, indicator in indicators.items()}
-    return [call for call, found in modes.items() if found.mode == HIT and found.until == standing.last_bar]

@@ -13,9 +13,8 @@ from itertools import pairwise
 import numpy as np
 
 from mdms_pipeline.backtest.engine import Bools, Decisions, Op, Size, Terms, Whole
-from mdms_pipeline.backtest.history import History, complete, members
+from mdms_pipeline.backtest.history import History, members
 from mdms_pipeline.backtest.strategy import Level, Strategy
-from mdms_pipeline.calculate.run import calculate
 from mdms_pipeline.market import Floats
 from mdms_pipeline.rules import Expression, Formula, Key, Rule, evaluate, passes
 from mdms_pipeline.rules.nodes import (
@@ -68,12 +67,11 @@ class Columns:
         return read
 
     def _know(self, symbol: str, call: Call, name: str) -> None:
-        past = self.history.past[symbol]
-        if complete(name, past):
-            self.known[symbol, name] = past.stored[name]
+        stored = self.history.past[symbol].stored
+        if name in stored:
+            self.known[symbol, name] = stored[name]
         else:
-            indicator = indicator_of(call)
-            found = calculate([indicator], past.candles)
+            found = self.history.calculated(indicator_of(call), symbol)
             self.known.update({(symbol, column): values for column, values in found.items()})
 
 

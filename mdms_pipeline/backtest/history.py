@@ -7,7 +7,7 @@ ValueError
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -16,11 +16,14 @@ import numpy as np
 
 from mdms_pipeline.backtest.engine import Market, Whole
 from mdms_pipeline.backtest.strategy import TURNOVER_WINDOW, Strategy
+from mdms_pipeline.calculate.advance import current
+from mdms_pipeline.calculate.indicator import Indicator
+from mdms_pipeline.calculate.run import calculate
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, Candles, Floats, Instant, Timeframe, iso, timeframe
-from mdms_pipeline.store.candles import DELISTED, standings
-from mdms_pipeline.store.schema import indicator_tables
-from mdms_pipeline.store.series import EVER, Series, read_spans
-from mdms_pipeline.vocabulary import indicator_of, tables
+from mdms_pipeline.store.candles import DELISTED, Standing, standings
+from mdms_pipeline.store.schema import SKIP, indicator_tables, no_trade
+from mdms_pipeline.store.series import EVER, Series, flattened, read_spans
+from mdms_pipeline.vocabulary import column_of, indicator_of, tables
 
 
 class HistoryError(ValueError):
@@ -32,7 +35,7 @@ class Past:
     """Everything that is known of one symbol, oldest candle first."""
 
     candles: Candles
-    stored: Mapping[str, Floats] = field(default_factory=dict)  # indicator columns of the warehouse, one value per candle
+    stored: Mapping[str, Floats] = field(default_factory=dict)  # indicator columns of the warehouse that are up to date; a value per candle
     delisted: bool = False
     known_from: Instant | None = None  # where the covered span starts; None: before the first candle there was no market
     revision: int = 0
@@ -49,6 +52,9 @@ class Past:
         return replace(self, candles=self.candles[start:], stored={}, known_from=at)
 
 
+NOTHING = Past(Candles.empty())
+
+
 @dataclass(frozen=True)
 class History:
     """Candles of one timeframe. Slot 0 opens at `start`; every symbol has its own candles, the grid has them all."""
@@ -58,9 +64,10 @@ class History:
     slots: int
     past: Mapping[str, Past]
     notes: tuple[str, ...] = ()  # what is not there
+    no_trade: str = SKIP  # what indicators see of a slot without a trade; rules see candles alone
 
     @classmethod
-    def of(cls, timeframe: Timeframe, past: Mapping[str, Past], notes: Sequence[str] = ()) -> History:
+    def of(cls, timeframe: Timeframe, past: Mapping[str, Past], notes: Sequence[str] = (), no_trade: str = SKIP) -> History:
         """From the first candle of any symbol to the last. Raises HistoryError where there is none."""
         held = {symbol: one for symbol, one in past.items() if len(one.candles)}
         if not held:
@@ -69,11 +76,26 @@ class History:
         start = min(int(one.candles.opened_at[0]) for one in held.values())
         end = max(int(one.candles.opened_at[-1]) for one in held.values())
         missing = [f"{symbol}: no candles are stored" for symbol in past if symbol not in held]
-        return cls(timeframe, start, timeframe.slots(start, end) + 1, held, (*notes, *missing))
+        return cls(timeframe, start, timeframe.slots(start, end) + 1, held, (*notes, *missing), no_trade)
 
     @property
     def symbols(self) -> tuple[str, ...]:
         return tuple(self.past)
+
+    def only(self, symbols: Collection[str]) -> History:
+        """As if nothing else were stored."""
+        kept = {symbol: one for symbol, one in self.past.items() if symbol in symbols}
+        return History.of(self.timeframe, kept, self.notes, self.no_trade)
+
+    def calculated(self, indicator: Indicator, symbol: str) -> dict[str, Floats]:
+        """The indicator's columns at each candle of `symbol`, by the kernels, from its first candle on."""
+        candles = self.past[symbol].candles
+        if self.no_trade == SKIP or not len(candles):
+            return calculate([indicator], candles)
+        traded = Series(candles.opened_at, {name: getattr(candles, name) for name in PRICES_AND_AMOUNTS})
+        bars = flattened(traded, self.timeframe.name, int(candles.opened_at[0]), int(candles.opened_at[-1]))
+        at = np.searchsorted(bars.opened_at, candles.opened_at)
+        return {name: column[at] for name, column in calculate([indicator], bars.candles).items()}
 
     @cached_property
     def opened_at(self) -> Whole:
@@ -148,21 +170,21 @@ def read_history(connection: duckdb.DuckDBPyConnection, strategy: Strategy) -> H
     frame = strategy.timeframe.name
     known = {symbol: standing for (symbol, name), standing in standings(connection).items() if name == frame and standing.candles}
     symbols = list(strategy.universe.symbols or sorted(known))
+    stored = [symbol for symbol in symbols if symbol in known]
     wanted = _there(connection, tables((*PRICES_AND_AMOUNTS, *strategy.calls)))
-    spans = dict.fromkeys((symbol for symbol in symbols if symbol in known), EVER)
-    read = _joined(connection, wanted, frame, spans) if spans else {}
-    past = {symbol: _past(read.get(symbol), known.get(symbol)) for symbol in symbols}
-    return History.of(strategy.timeframe, past, _missing(connection, strategy, symbols))
+    read = _joined(connection, wanted, frame, dict.fromkeys(stored, EVER)) if stored else {}
+    indicators = list(dict.fromkeys(map(indicator_of, strategy.calls)))
+    valid = current(connection, indicators, frame, stored) if stored and indicators else {}
+    past = {symbol: _past(read[symbol], known[symbol], valid.get(symbol, ())) if symbol in read else NOTHING for symbol in symbols}
+    return History.of(strategy.timeframe, past, _missing(connection, strategy, symbols), no_trade(connection))
 
 
-def _past(series: Series | None, standing: object) -> Past:
-    if series is None or standing is None:
-        return Past(Candles.empty())
-    state, covered, begins = (getattr(standing, name) for name in ("state", "covered", "begins"))
-    candles = series.candles
-    stored = {name: column for name, column in series.columns.items() if name not in PRICES_AND_AMOUNTS}
-    known_from = None if begins or covered is None else covered[0]
-    return Past(candles, stored, state == DELISTED, known_from, getattr(standing, "revision", 0))
+def _past(series: Series, standing: Standing, valid: Iterable[Indicator]) -> Past:
+    """With the columns of `valid` indicators alone: a market that left the universe keeps what an older declaration has calculated."""
+    columns = {name for indicator in valid for name in indicator.columns if name in series.columns}
+    known_from = None if standing.begins or standing.covered is None else standing.covered[0]
+    stored = {name: series.columns[name] for name in columns}
+    return Past(series.candles, stored, standing.state == DELISTED, known_from, standing.revision)
 
 
 def _joined(
@@ -235,13 +257,7 @@ def _trailing_turnover(history: History) -> tuple[Floats, np.ndarray]:
 
 
 def not_calculated(strategy: Strategy, history: History) -> dict[str, int]:
-    """Indicator columns that are not stored for every candle -> of how many symbols; those are calculated in memory."""
-    names = [indicator_of(call).column(call.output) for call in strategy.calls]
-    counts = {name: sum(not complete(name, one) for one in history.past.values()) for name in names}
+    """Indicator columns that are not stored up to date -> of how many symbols; those are calculated in memory."""
+    names = map(column_of, strategy.calls)
+    counts = {name: sum(name not in one.stored for one in history.past.values()) for name in names}
     return {name: count for name, count in counts.items() if count}
-
-
-def complete(name: str, past: Past) -> bool:
-    """Whether the column is stored up to the newest candle."""
-    column = past.stored.get(name)
-    return column is not None and (column.size == 0 or not np.isnan(column[-1]))

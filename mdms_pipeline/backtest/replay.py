@@ -31,9 +31,7 @@ class Replayed:
 def replayed(warehouse: Warehouse, recipe: Recipe, record: Mapping[str, Any]) -> Replayed:
     """The run of `record` again, compared with it. The record holds the digest of fills and equity, so equal records are equal bits."""
     strategy = recipe.bind(record["params"])
-    history = history_of(warehouse, strategy)
-    kept = {symbol: past for symbol, past in history.past.items() if symbol in record["symbols"]}
-    history = type(history).of(history.timeframe, kept, history.notes)
+    history = history_of(warehouse, strategy).only(record["symbols"])
     result = backtest(strategy, history, instant(record["from"]), instant(record["to"]))
     differences = [f"{name} differs" for name, said in record.items() if name not in APART and result.record.get(name) != said]
     return Replayed(tuple(differences), len(result.trades))

@@ -174,6 +174,14 @@ def outstanding(
     return dict(found.most_common())
 
 
+def current(
+    connection: duckdb.DuckDBPyConnection, indicators: Sequence[Indicator], timeframe: str, symbols: Sequence[str]
+) -> dict[str, set[Indicator]]:
+    """Of each symbol those indicators that are stored up to its newest bar, as they are declared now and of the candles as they are now."""
+    plan = _plan(connection, indicators, timeframe, symbols)
+    return {symbol: {item.indicator for item in dues if (item.mode, item.reason) == (HIT, NOTHING_NEW)} for symbol, dues in plan.items()}
+
+
 def _plan(
     connection: duckdb.DuckDBPyConnection, indicators: Sequence[Indicator], timeframe: str, symbols: Sequence[str]
 ) -> dict[str, list[Due]]:

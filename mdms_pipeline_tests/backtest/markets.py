@@ -61,9 +61,11 @@ def history(seed: int = 0, bars: int = 1_000, symbols: tuple[str, ...] = ("KRW-B
     return History.of(timeframe(frame), {symbol: Past(walk(seed + i, bars, holes, frame)) for i, symbol in enumerate(symbols)})
 
 
-def warehouse(folder: Path, candles: Mapping[str, Candles], frame: str, gone: tuple[str, ...] = ()) -> Warehouse:
+def warehouse(
+    folder: Path, candles: Mapping[str, Candles], frame: str, gone: tuple[str, ...] = (), no_trade: str | None = None
+) -> Warehouse:
     """A warehouse that has collected these candles, from their beginning."""
-    store = Warehouse(folder / "mdms.duckdb", "sandbox")
+    store = Warehouse(folder / "mdms.duckdb", "sandbox", no_trade=no_trade)
     slots = timeframe(frame)
     last = slots.after(max(int(each.opened_at[-1]) for each in candles.values()))
     pages = [Page(symbol, frame, each, (int(each.opened_at[0]), last), begins=True) for symbol, each in candles.items()]

@@ -88,6 +88,21 @@ def test_what_was_written_outside_of_dagster_is_told_to_it(ran: Path) -> None:
     assert json.loads(mdms("run", "--json", given=later).out)["runs"] == []
 
 
+def test_calculate_reaches_markets_that_have_left_the_universe(ran: Path) -> None:
+    """After an update their values would stay those of the version before."""
+    fewer = environment(ran, NOW + HOUR, MDMS_SYMBOLS="KRW-BTC")
+    assert mdms("collect", given=fewer).code == 0
+    before = bits(opened(ran))
+    with opened(ran).write() as connection:
+        connection.execute("UPDATE memory SET fingerprint = 'older' WHERE symbol = 'KRW-ETH' AND indicator = 'sma_20'")
+        connection.execute("UPDATE sma SET sma_20 = 0 WHERE symbol = 'KRW-ETH'")
+    assert mdms("calculate", "--symbol", "KRW-ETH", given=fewer).code == 0
+    assert bits(opened(ran), ["sma"]) == {"sma": before["sma"]}
+    done = json.loads(mdms("calculate", "--json", given=fewer).out)
+    assert {step["incremental"] for step in done if step["indicator"] == "sma"} == {1}
+    assert {step["hit"] for step in done if step["indicator"] == "sma"} == {2}
+
+
 # ---- one that fails
 
 
