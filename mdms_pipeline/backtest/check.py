@@ -3,8 +3,8 @@
 - look-ahead: history is cut at random slots, half of them right after a signal. All that was decided up to there, and every indicator it
   read, must be the same to the bit: what differs has seen a candle that was not there yet. Stored columns are compared with ones calculated
   from the cut candles.
-- warm-up: history starts later, at random slots. After `stable_after` the decisions must be the same; those within 1e-6 of a threshold may
-  turn and are listed.
+- warm-up: history starts later, at random slots. After `stable_after` the decisions must be the same: who may be entered and left, in which
+  order, and stops and targets as far as a seed that weighs 1e-6 moves them. Those within 1e-6 of a threshold may turn and are listed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import numpy as np
 from mdms_pipeline.backtest.decide import NEAR, Columns, Decided, decide, near, stable_from
 from mdms_pipeline.backtest.history import History, members
 from mdms_pipeline.backtest.strategy import Strategy
-from mdms_pipeline.market import iso
+from mdms_pipeline.market import Floats, iso
 
 MOST_SHOWN = 10
+SEED = 2 * NEAR  # relative to the largest that a value comes to: the seeds of a mean of movements and of what it is compared with
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,7 @@ def _column_differs(symbol: str, name: str, then: np.ndarray, columns: Columns, 
     if differs.any():
         bar = int(np.argmax(differs))
         at = iso(int(history.past[symbol].candles.opened_at[bar]))
-        told = f"{name} of {symbol} at {at} is {float(now[bar])!r}, but {float(then[bar])!r} from the candles known then"
-        yield f"{told} (if mdms was renewed since it was calculated, `mdms calculate` first)"
+        yield f"{name} of {symbol} at {at} is {float(now[bar])!r}, but {float(then[bar])!r} from the candles known then"
 
 
 def warm_up(strategy: Strategy, history: History, starts: int = 4, seed: int = 0) -> Finding:
@@ -109,13 +109,49 @@ def warm_up(strategy: Strategy, history: History, starts: int = 4, seed: int = 0
 
 
 def _turned(whole: Decided, again: Decided, stable: Mapping[str, np.ndarray], history: History) -> Iterator[tuple[int, int, str]]:
-    """(slot, symbol, what) wherever the two decide otherwise at a stable bar; values may differ by NEAR."""
+    """(slot, symbol, what) wherever the two decide otherwise at a stable bar. Of ranks the order counts, levels may differ by SEED."""
     for name, one, other in zip(whole.decisions._fields, whole.decisions, again.decisions, strict=True):
-        if name == "program" or not one.size:
+        if name in ("program", "rank") or not one.size:
             continue
+        now, then = one.astype(np.float64), other.astype(np.float64)  # true is 1, false 0
+        room = _room(now)
         for i, symbol in enumerate(history.symbols):
             slots = stable[symbol]
-            a, b = (each[..., slots, i] for each in (one, other))
-            differs = ~np.isclose(a, b, rtol=NEAR, atol=0, equal_nan=True) if a.dtype == np.float64 else a != b
+            a, b = now[..., slots, i], then[..., slots, i]
+            differs = (np.abs(a - b) > room[..., None, i]) | (np.isnan(a) != np.isnan(b))
             for place in np.nonzero(differs)[-1][:MOST_SHOWN]:
                 yield int(slots[place]), i, name
+    for slot, i in _reordered(whole, again, _grid(stable, history)):
+        yield slot, i, "rank"
+
+
+def _room(values: Floats) -> Floats:
+    """By how much values (..., slots, symbols) of each symbol may differ for seeds that are forgotten.
+
+    A seed weighs less than NEAR by then; what it is off by is at most as large as the values come to.
+    """
+    return np.asarray(SEED * np.fmax.reduce(np.abs(values), axis=-2, initial=0.0))
+
+
+def _grid(stable: Mapping[str, np.ndarray], history: History) -> np.ndarray:
+    """(slots, symbols): where a symbol has a stable bar."""
+    grid = np.zeros((history.slots, len(history.past)), np.bool_)
+    for i, symbol in enumerate(history.symbols):
+        grid[stable[symbol], i] = True
+    return grid
+
+
+def _reordered(whole: Decided, again: Decided, stable: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(slot, symbol) where markets that may be entered at one close stand in another order: the one that comes too early."""
+    rank, other = whole.decisions.rank, again.decisions.rank
+    if not rank.size:
+        return
+    entering, room = whole.decisions.enter & again.decisions.enter & stable, _room(rank)
+    for slot in np.flatnonzero(entering.sum(axis=1) > 1).tolist():
+        some = np.flatnonzero(entering[slot])
+        some = some[np.argsort(-rank[slot, some], kind="stable")]  # unknown ones last
+        a, b = rank[slot, some], other[slot, some]
+        wrong = np.isnan(a) != np.isnan(b)
+        wrong[1:] |= np.diff(b) > np.maximum(room[some[1:]], room[some[:-1]])
+        for place in some[wrong][:MOST_SHOWN].tolist():
+            yield slot, place

@@ -11,11 +11,12 @@ import pytest
 
 from mdms_pipeline.backtest import decide as decide_module
 from mdms_pipeline.backtest.check import look_ahead, warm_up
-from mdms_pipeline.backtest.decide import Columns, decide, stable_from
+from mdms_pipeline.backtest.decide import NEAR, Columns, decide, stable_from
+from mdms_pipeline.backtest.history import History, Past
 from mdms_pipeline.backtest.strategy import BUILT_IN, load_strategies
 from mdms_pipeline.calculate.catalog import KINDS
 from mdms_pipeline.calculate.indicator import indicator
-from mdms_pipeline.market import Floats
+from mdms_pipeline.market import Candles, Floats, timeframe
 from mdms_pipeline.vocabulary import vocabulary
 from mdms_pipeline_tests.backtest.markets import GOOD, history, recipe, walk
 
@@ -98,3 +99,35 @@ def test_a_warm_up_that_is_too_short_is_caught(tmp_path: Path, monkeypatch: pyte
 def test_too_little_history_is_no_pass(tmp_path: Path) -> None:
     assert not look_ahead(recipe(tmp_path).usual, history(bars=15)).passed
     assert len(walk(0, 15)) == 15
+
+
+ALWAYS = GOOD.replace("[KRW-BTC]", "all").replace("crosses_above(sma(fast), sma(slow))", "close > 0 and sma(fast) > 0 and sma(slow) > 0")
+
+
+def test_the_order_of_entries_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy = recipe(tmp_path, f"{ALWAYS}    rank: {{expression: close / ema(50), direction: desc}}\n").usual
+    past = history(7, 900, ("KRW-A", "KRW-B", "KRW-C"), holes=0.1)
+    assert warm_up(strategy, past, starts=8).passed
+    for module in ("decide", "check"):
+        monkeypatch.setattr(f"mdms_pipeline.backtest.{module}.stable_from", lambda expression: 50)
+    found = warm_up(strategy, past, starts=8)
+    assert not found.passed
+    assert all(said.startswith("rank of ") for said in found.differences)
+
+
+def test_a_seed_that_is_forgotten_may_show_in_the_last_digits(tmp_path: Path) -> None:
+    """After a storm the seed of a quiet market still moves ranks and stops by more than 1e-6 of themselves, and no decision."""
+    strategy = recipe(tmp_path, f"{ALWAYS}    rank: {{expression: atr(14), direction: asc}}\n    stop: 2 * atr(14)\n").usual
+    names = ("KRW-A", "KRW-B")
+    noise = {name: walk(i, 1_000) for i, name in enumerate(names)}
+    quiet = {name: 1e9 + (each.close - 1e9) * np.where(np.arange(1_000) < 310, 1.0, 1e-3) for name, each in noise.items()}
+    candles = {name: Candles(noise[name].opened_at, close, close, close, close, close, close) for name, close in quiet.items()}
+    past = History.of(timeframe("1h"), {name: Past(each) for name, each in candles.items()})
+    begin = 300
+    later = past.since(begin)
+    whole, again = (decide(strategy, each) for each in (past, later))
+    stable = slice(begin + max(map(stable_from, strategy.expressions)), None)
+    for one, other in ((whole.decisions.rank, again.decisions.rank), (whole.decisions.stop, again.decisions.stop)):
+        assert not np.allclose(one[stable], other[stable], rtol=NEAR, atol=0)
+    found = warm_up(strategy, past, starts=40)
+    assert found.passed, found.differences
