@@ -339,8 +339,10 @@ def _candle_figure(result: Result, index: int, columns: Columns) -> go.Figure:
         mine = (fills[:, Fill.SIDE] == side) & (moments >= at[0])
         marker = {"symbol": sign, "size": 11, "color": colour, "line": {"width": 1, "color": INK}}
         figure.add_scatter(x=moments[mine], y=fills[mine, Fill.PRICE], name=name, mode="markers", marker=marker, row=1, col=1)
-    figure.update_layout(title={"text": f"{symbol}, the last {len(candles):,} candles", "x": 0}, xaxis_rangeslider_visible=False)
-    return _styled(figure, 420 + 90 * len(under)).update_layout(margin={"t": 60})
+    title = {"text": f"{symbol}, the last {len(candles):,} candles", "x": 0, "y": 0.995, "yanchor": "top"}
+    legend = {"y": 1.0, "yanchor": "bottom"}  # between the title and the picture
+    figure.update_layout(title=title, xaxis_rangeslider_visible=False)
+    return _styled(figure, 420 + 90 * len(under)).update_layout(margin={"t": 70}, legend=legend)
 
 
 def _is_price(call: Call, candles: Candles, values: Floats) -> bool:
