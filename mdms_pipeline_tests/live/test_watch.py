@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from mdms_pipeline.backtest.decide import decide
-from mdms_pipeline.backtest.find import recipe_of
+from mdms_pipeline.backtest.find import history_of, recipe_of
 from mdms_pipeline.backtest.history import History, Past
+from mdms_pipeline.live.load import judged_bars, load
 from mdms_pipeline.live.signal import ENTRY, EXIT, SCREEN, STRATEGY
 from mdms_pipeline.live.watch import changes, signals, values, verdicts
 from mdms_pipeline.live_watch import screen_named, screen_watch, strategy_watches
 from mdms_pipeline.market import timeframe
 from mdms_pipeline.rules import TRUE, known
 from mdms_pipeline.screen.judge import Candidate, Outcome, judge
+from mdms_pipeline.store.schema import FLAT
 from mdms_pipeline.vocabulary import column_of, indicator_of
+from mdms_pipeline_tests.backtest.markets import warehouse
 from mdms_pipeline_tests.live.rules import SCREENS, STRATEGIES, bars_of, settings, walk, watches
 
 WALKS = {f"KRW-{3 * letter}": walk(150, seed) for seed, letter in enumerate("ABC")}
@@ -40,6 +43,26 @@ def test_entries_and_exits_are_those_that_the_backtest_decides(tmp_path: Path) -
                 assert (said == TRUE).any(), (name, watch.rule)
                 np.testing.assert_array_equal(said == TRUE, wanted[history.rows[symbol], i], err_msg=f"{name} {watch.rule} {symbol}")
                 assert (said[: watch.stable] != TRUE).all()
+
+
+def test_under_flat_they_are_those_of_the_backtest_on_the_same_warehouse(tmp_path: Path) -> None:
+    """Indicators have seen the slots without a trade, rules decide on candles: here and there."""
+    given = settings(tmp_path)
+    store = warehouse(tmp_path, WALKS, "1h", no_trade=FLAT)
+    for name in STRATEGIES:
+        strategy = recipe_of(given, name).usual
+        history = history_of(store, strategy)
+        decided = decide(strategy, history, universe=(np.ones((history.slots, len(history.past)), np.bool_), ())).decisions
+        watched = strategy_watches(strategy)
+        with store.read() as connection:
+            found = {each.loaded.symbol: each.loaded for each in load(connection, watched, history.symbols, since=0)}
+        for watch in watched:
+            wanted = decided.enter if watch.rule == ENTRY else decided.leave
+            for i, symbol in enumerate(history.symbols):
+                bars = judged_bars(found[symbol], watch, FLAT)
+                said = verdicts(watch, bars.columns, bars.first + np.arange(len(bars.opened_at)), bars.age)
+                np.testing.assert_array_equal(bars.opened_at, history.past[symbol].candles.opened_at)
+                np.testing.assert_array_equal(said == TRUE, wanted[history.rows[symbol], i], err_msg=f"{name} {watch.rule} {symbol}")
 
 
 def test_screens_are_what_they_judge(tmp_path: Path) -> None:
