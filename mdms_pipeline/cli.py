@@ -362,9 +362,23 @@ def screen(name: str | None, forming: bool, as_json: bool) -> None:
         at, newest = rankings[screen.name]["at"], iso(instant_of(screen, settings.clock()))
         if at is not None and at != newest:
             click.echo(f"mdms: {screen.name} stands on the candle of {at}; that of {newest} has closed since: run `mdms run`", err=True)
+        if waiting := _behind(warehouse, screen):
+            click.echo(f"mdms: {screen.name} reads indicators that are behind the candles ({waiting}): run `mdms calculate`", err=True)
     for error in loaded.errors if name is None else ():
         click.echo(f"mdms: {error}", err=True)
     sys.exit(1 if name is None and loaded.errors else 0)
+
+
+def _behind(warehouse: Any, screen: Any) -> str:
+    """The indicators that a screen reads and that are to be calculated first, in words; empty where there are none."""
+    from mdms_pipeline.calculate.advance import outstanding
+    from mdms_pipeline.store.universe import universe
+    from mdms_pipeline.vocabulary import needed
+
+    with warehouse.read() as connection:
+        waiting = outstanding(connection, needed(screen.expressions), screen.timeframe.name, universe(connection))
+    said = [f"{what}: {count} markets" for what, count in waiting.items()]
+    return ", ".join([*said[:1], *([f"{len(said) - 1} more"] if said[1:] else [])])
 
 
 @main.command()

@@ -88,6 +88,15 @@ def test_what_was_written_outside_of_dagster_is_told_to_it(ran: Path) -> None:
     assert json.loads(mdms("run", "--json", given=later).out)["runs"] == []
 
 
+def test_a_screen_over_candles_without_their_indicators_says_so(ran: Path) -> None:
+    later = environment(ran, NOW + HOUR)
+    assert mdms("screen", "volatility_squeeze", given=later).err.count("run `mdms") == 1  # a candle has closed since
+    assert mdms("collect", given=later).code == 0
+    assert "behind the candles (sma(20) new bars: 3 markets, " in mdms("screen", "volatility_squeeze", given=later).err
+    assert mdms("calculate", given=later).code == 0
+    assert mdms("screen", "volatility_squeeze", given=later).err == ""
+
+
 def test_calculate_reaches_markets_that_have_left_the_universe(ran: Path) -> None:
     """After an update their values would stay those of the version before."""
     fewer = environment(ran, NOW + HOUR, MDMS_SYMBOLS="KRW-BTC")
