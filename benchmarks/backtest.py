@@ -49,6 +49,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 OURS = f"""
 import resource, sys, tempfile, time
 from pathlib import Path
+sys.modules["scipy"] = None  # here for vectorbt; numba imports its linear algebra where it finds it, which a user of ours does not have
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from benchmarks.backtest import crossing, history, pairs
 from mdms_pipeline.backtest.sweep import sweep

@@ -2,11 +2,11 @@
 
     python benchmarks/kernels.py [--bars 100000] [--symbols 120] [--rounds 5]
 
-Each indicator, one thread: the median over symbols of nanoseconds per bar, both given the same pieces of PIECE bars (our memory is
-carried over; TA-Lib starts anew at each joint, which costs it nothing). Ours is given what it reads, as the catalog shares it.
-Then the whole catalog: every default with its sharing, rise and fall included, against TA-Lib making each output on its own. It is
-not charged for what it does not make: percent_b, bandwidth, the raw stoch, rises and falls. Both write into fresh arrays, which are
-kept until all are made, and both pay for their calls from Python.
+Each indicator, one thread: the median over symbols of nanoseconds per bar, both given the whole history at once, as `calculate` and
+`advance` do. Ours is given what it reads, as the catalog shares it; what is read was read once before, so that neither fetches it for the
+other, and what is made is let go at once. Then the whole catalog: every default with its sharing, rise and fall included, against TA-Lib
+making each output on its own. It is not charged for what it does not make: percent_b, bandwidth, the raw stoch, rises and falls. Both
+write into fresh arrays, which are kept until all are made. Both pay for their calls from Python. Then what two threads make of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,11 +24,11 @@ import talib
 
 from mdms_pipeline.calculate.catalog import DEFAULTS, closure
 from mdms_pipeline.calculate.indicator import SOURCES, Indicator
-from mdms_pipeline.calculate.run import columns, inputs, run
+from mdms_pipeline.calculate.run import carry, columns, inputs, run
 from mdms_pipeline.market import Candles, Floats
 
-PIECE = 32_768  # bars: 0.25 MB a column. Much shorter ones make threads wait for the interpreter lock between calls
 MARKETS = 8  # different ones in RAM; more symbols take turns
+NEEDED = closure(DEFAULTS)
 
 PEERS: dict[str, Callable[[dict[str, Floats], Any], object]] = {
     "tr": lambda c, i: talib.TRANGE(c["high"], c["low"], c["close"]),
@@ -56,25 +56,13 @@ def market(seed: int, bars: int) -> Candles:
     return Candles(np.arange(bars) * 60, opening, high, low, close, volume, volume * close)
 
 
-def pieces(candles: Candles) -> Iterator[tuple[Candles, float]]:
-    """Candles of each piece, and the close before it."""
-    for start in range(0, len(candles), PIECE):
-        yield candles[start : start + PIECE], candles.close[start - 1] if start else np.nan
-
-
 def whole_catalog(candles: Candles) -> None:
-    memories = {indicator: indicator.memory for indicator in closure(DEFAULTS)}
-    for piece, previous_close in pieces(candles):
-        known = columns(piece, SOURCES, previous_close)
-        for indicator, memory in memories.items():
-            memories[indicator], outputs = run(indicator, memory, inputs(indicator, known))
-            known.update(zip(indicator.columns, outputs, strict=True))
+    carry(NEEDED, {}, candles)
 
 
-def whole_talib(candles: Candles, changes: list[dict[str, Floats]]) -> None:
-    for known in changes:
-        kept = [PEERS[indicator.kind.name](known, indicator) for indicator in DEFAULTS]  # as ours are, until all are made
-        del kept
+def whole_talib(known: dict[str, Floats]) -> None:
+    kept = [PEERS[indicator.kind.name](known, indicator) for indicator in DEFAULTS]  # as ours are, until all are made
+    del kept
 
 
 @numba.njit(nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -96,21 +84,34 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def each_indicator(candles: Candles) -> dict[Indicator, tuple[float, float]]:
-    """Seconds of ours and of TA-Lib, over all pieces."""
-    memories = {indicator: indicator.memory for indicator in closure(DEFAULTS)}
-    seconds = {indicator: [0.0, 0.0] for indicator in memories}
-    for piece, previous_close in pieces(candles):
-        known = columns(piece, SOURCES, previous_close)
-        for indicator, memory in memories.items():
-            given = inputs(indicator, known)
-            start = time.perf_counter()
-            memories[indicator], outputs = run(indicator, memory, given)
-            middle = time.perf_counter()
-            PEERS[indicator.kind.name](known, indicator)
-            seconds[indicator][0] += middle - start
-            seconds[indicator][1] += time.perf_counter() - middle
-            known.update(zip(indicator.columns, outputs, strict=True))
-    return {indicator: (ours, theirs) for indicator, (ours, theirs) in seconds.items()}
+    """Seconds of ours and of TA-Lib, neither of which keeps what it makes."""
+    known = columns(candles, SOURCES) | carry(NEEDED, {}, candles)[1]
+    seconds = {}
+    for indicator in NEEDED:
+        given = inputs(indicator, known)
+        for column in given:
+            column.sum()
+        ours = timed(lambda indicator=indicator, given=given: run(indicator, indicator.memory, given))
+        seconds[indicator] = ours, timed(lambda indicator=indicator: PEERS[indicator.kind.name](known, indicator))
+    return seconds
+
+
+def in_turn(work: Callable[[Any], object], jobs: list[Any]) -> float:
+    """Median seconds."""
+    return statistics.median(timed(lambda job=job: work(job)) for job in jobs)
+
+
+def gain(work: Callable[[Any], object], jobs: list[Any]) -> float:
+    """How many times one thread's time is two threads'."""
+    seconds = []
+    for count in (1, 2):
+        with ThreadPoolExecutor(count) as pool:
+            seconds.append(timed(lambda pool=pool: list(pool.map(work, jobs))))
+    return seconds[0] / seconds[1]
+
+
+def tell(what: str, ours: float, theirs: float) -> None:
+    print(f"{what:20}{ours:8.2f}{theirs:8.2f}{ours / theirs:8.2f}")
 
 
 def main() -> None:
@@ -120,43 +121,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
     made = [market(seed, asked.bars) for seed in range(min(MARKETS, asked.symbols))]
-    symbols = [made[at % len(made)] for at in range(asked.symbols)]
+    read = [columns(candles, SOURCES) for candles in made]
+    candles, given = ([each[at % len(made)] for at in range(asked.symbols)] for each in (made, read))
     print(f"first run in this process, compiled or loaded: {timed(lambda: whole_catalog(made[0][:100])):.2f} s")
 
     ns = 1e9 / asked.bars
-    table = [each_indicator(candles) for candles in symbols]
     print(f"\n{asked.symbols} symbols x {asked.bars} bars, one thread, median ns per bar\n{'':20}{'ours':>8}{'TA-Lib':>8}{'ratio':>8}")
-    for indicator in table[0]:
-        ours, theirs = (statistics.median(row[indicator][at] for row in table) * ns for at in (0, 1))
-        print(f"{indicator.call:20}{ours:8.2f}{theirs:8.2f}{ours / theirs:8.2f}")
-
-    in_pieces = [[columns(piece, SOURCES, before) for piece, before in pieces(candles)] for candles in made]
-    whole = [[columns(candles, SOURCES)] for candles in made]
-    ours, theirs, theirs_whole = (
-        statistics.median(timed(lambda work=work, at=at: work(at % len(made))) for at in range(asked.symbols)) * ns
-        for work in (
-            lambda at: whole_catalog(made[at]),
-            lambda at: whole_talib(made[at], in_pieces[at]),
-            lambda at: whole_talib(made[at], whole[at]),
-        )
-    )
-    print(f"\nwhole catalog       {ours:8.2f}{theirs:8.2f}{ours / theirs:8.2f}   TA-Lib given pieces of {PIECE} bars")
-    print(f"                    {ours:8.2f}{theirs_whole:8.2f}{ours / theirs_whole:8.2f}   TA-Lib given the whole history at once")
-
-    def threads(count: int, work: Callable[..., object], jobs: list[Candles]) -> float:
-        with ThreadPoolExecutor(count) as pool:
-            return timed(lambda: list(pool.map(work, jobs)))
+    table = [each_indicator(symbol) for symbol in candles]
+    medians = {one: tuple(statistics.median(row[one][at] for row in table) * ns for at in (0, 1)) for one in NEEDED}
+    for indicator, (ours, theirs) in medians.items():
+        tell(indicator.call, ours, theirs)
+    tell("together", *(sum(found) for found in zip(*medians.values(), strict=True)))
+    tell("whole catalog, kept", in_turn(whole_catalog, candles) * ns, in_turn(whole_talib, given) * ns)
 
     spin(made[0])
-    rounds = [
-        (threads(1, work, jobs) / threads(2, work, jobs))
-        for _ in range(asked.rounds)
-        for work, jobs in ((whole_catalog, symbols), (spin, made[:1] * 16))
-    ]
-    print(
-        f"two threads: {statistics.median(rounds[::2]):.2f} x one (median of {asked.rounds} rounds); "
-        f"of a loop without memory or calls, beside it: {statistics.median(rounds[1::2]):.2f} (what this machine has to give now)"
-    )
+    turns = (("ours", whole_catalog, candles), ("TA-Lib", whole_talib, given), ("a loop", spin, made[:1] * 16))
+    gains = {name: [gain(work, jobs) for _ in range(asked.rounds)] for name, work, jobs in turns}  # type: ignore[arg-type]
+    told = ", ".join(f"{name} {statistics.median(found):.2f}" for name, found in gains.items())
+    print(f"\ntwo threads, times one (median of {asked.rounds} rounds): {told} (no memory, no calls: what this machine has to give now)")
 
 
 if __name__ == "__main__":

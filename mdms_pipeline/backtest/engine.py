@@ -353,7 +353,8 @@ def trade(market: Market, decided: Decisions, terms: Terms, first: int, end: int
     stack = np.empty(len(decided.program) + 1)
     fills, notices = np.empty((64 + 4 * symbols, FILL_WIDTH)), np.empty((64 + 6 * symbols, NOTICE_WIDTH))
     count, course = np.zeros(5, np.int64), np.empty((3, end - first))
-    arrays: tuple[Any, ...] = (*market, *decided)
+    program = decided.program if len(decided.program) else None
+    arrays: tuple[Any, ...] = (*market, *decided._replace(program=cast(Any, program)))
     cash = float(start)
     numbers = Terms(*(cast(Any, float(number)) for number in terms))  # of one type: numba compiles once more for every other
     while first + count[SLOTS] < end:  # until the end, or until there is no room for what a slot may bring
@@ -390,7 +391,7 @@ def _lapsed(book: Floats, end: int) -> Floats:
 def _trade(
     terms: Terms, first: int, end: int, cash: float, book: Floats, waiting: Bools, stack: Floats, fills: Floats, notices: Floats,
     count: Whole, course: Floats, opens: Floats, high: Floats, low: Floats, close: Floats, value: Floats, gone: Whole, enter: Bools,
-    leave: Bools, program: Whole, leaves: Floats, rank: Floats, stop: Floats, target: Floats, trail: Floats, risk: Floats,
+    leave: Bools, program: Whole | None, leaves: Floats, rank: Floats, stop: Floats, target: Floats, trail: Floats, risk: Floats,
 ) -> float:  # fmt: skip
     """Trade slot after slot from first + count[SLOTS] on, while there is room for its rows; the cash that is left."""
     symbols = opens.shape[1]
@@ -467,7 +468,7 @@ def _trade(
             if state[HELD] > 0:
                 if isnan(opens[slot, symbol]):
                     continue
-                if program.shape[0]:  # noqa: SIM108  # two plain lines
+                if program is not None:  # noqa: SIM108  # numba leaves `truth` out where it is, in one plain condition
                     out = truth(program, leaves, slot, symbol, state[PAID], state[AGE], stack)
                 else:
                     out = leave[slot, symbol]

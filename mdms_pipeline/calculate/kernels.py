@@ -28,7 +28,7 @@ from mdms_pipeline.market import Floats
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 CHUNK = 512  # bars; the passes of a window then work on some 20 kB
-GROUP = 4  # bars between two links of a recursive mean (written out in `_decay`): 0.7 ns per bar against 2.5 of the plain recursion
+GROUP = 4  # bars between two links of a recursive mean (written out in `_decay_groups`): 0.6 ns per bar against 2.5 of the plain recursion
 
 # Ways into compiled code that nobody takes cost time to compile. Live bars call a kernel by its address, the way from C. numba takes this,
 # its types do not tell.
@@ -63,18 +63,22 @@ def _next_past(past: Floats, x: Floats) -> Floats:
     return np.concatenate((past, newest))[newest.size :].copy()
 
 
+@inner
+def _moved(close: float, before: float, sign: float) -> float:
+    change = sign * (close - before)
+    up = change if change > 0 else 0.0
+    return up if abs(change) < inf else nan
+
+
 @jit
 def movement(close: Floats, previous_close: float, sign: float) -> Floats:
     """How far each close rose (sign 1) or fell (sign -1) since the one before, else 0; unknown if either is."""
     out = np.empty(close.size)
     if close.size > 0:
-        out[0] = sign * (close[0] - previous_close)
+        out[0] = _moved(close[0], previous_close, sign)
     later, changes = close[1:], out[1:]
     for i in range(changes.size):
-        changes[i] = sign * (later[i] - close[i])
-    for i in range(out.size):
-        change = out[i] if out[i] > 0 else 0.0
-        out[i] = change if abs(out[i]) < inf else nan
+        changes[i] = _moved(later[i], close[i], sign)
     return out
 
 
@@ -265,6 +269,34 @@ def _deviations(past: Floats, x: Floats, n: int, out: Floats) -> None:
 
 
 @inner
+def _decay_groups(state: Floats, x: Floats, rate: float, out: Floats) -> int:
+    """As `_decay`, over whole groups from the first of `x` to the first that has an unknown value; how many values they are.
+
+    The shape spares the processor the question of what an index below 0 would mean, which took longer than the mean: 0.9 ns per bar.
+    """
+    start, keep, groups = state[0], 1.0 - rate, x.size // GROUP
+    keep_2 = keep * keep
+    keep_3 = keep_2 * keep
+    keep_4 = keep_3 * keep
+    values, means = x[: GROUP * groups].reshape((groups, GROUP)), out[: GROUP * groups].reshape((groups, GROUP))
+    for group in range(groups):
+        first = rate * values[group, 0]
+        second = keep * first + rate * values[group, 1]
+        third = keep * second + rate * values[group, 2]
+        mean = keep_4 * start + (keep * third + rate * values[group, 3])
+        if not abs(mean) < inf:
+            groups = group
+            break
+        means[group, 0] = keep * start + first
+        means[group, 1] = keep_2 * start + second
+        means[group, 2] = keep_3 * start + third
+        means[group, 3] = mean
+        start = mean
+    state[0] = start
+    return GROUP * groups
+
+
+@inner
 def _decay(state: Floats, x: Floats, rate: float, out: Floats) -> None:
     """A mean that moves by `rate` towards each value, into `out`; an unknown value is passed over. Brings `state` up to the last bar.
 
@@ -272,39 +304,27 @@ def _decay(state: Floats, x: Floats, rate: float, out: Floats) -> None:
     the mean before it, `power` what it still weighs. Only `start` waits for the group before, so the processor works on
     several groups at once.
     """
-    start, part, power, step = state[0], state[1], state[2], int(state[3])
+    part, power, step = state[1], state[2], int(state[3])
     keep = 1.0 - rate
-    keep_2 = keep * keep
-    keep_3 = keep_2 * keep
-    keep_4 = keep_3 * keep
     i = 0
     while i < x.size:
-        if step == 0 and i + GROUP <= x.size:
-            first = rate * x[i]
-            second = keep * first + rate * x[i + 1]
-            third = keep * second + rate * x[i + 2]
-            mean = keep_4 * start + (keep * third + rate * x[i + 3])
-            if abs(mean) < inf:  # no value of the group is unknown
-                out[i] = keep * start + first
-                out[i + 1] = keep_2 * start + second
-                out[i + 2] = keep_3 * start + third
-                out[i + 3] = mean
-                start = mean
-                i += GROUP
-                continue
+        if step == 0 and x.size - i >= GROUP:
+            i += _decay_groups(state, x[i:], rate, out[i:])
+            if i == x.size:
+                break
         value = x[i]
         if abs(value) < inf:
             part = keep * part + rate * value
             power *= keep
-            mean = power * start + part
+            mean = power * state[0] + part
             out[i] = mean
             step += 1
             if step == GROUP:
-                start, part, power, step = mean, 0.0, 1.0, 0
+                state[0], part, power, step = mean, 0.0, 1.0, 0
         else:
             out[i] = nan
         i += 1
-    state[0], state[1], state[2], state[3] = start, part, power, step
+    state[1], state[2], state[3] = part, power, step
 
 
 @inner
