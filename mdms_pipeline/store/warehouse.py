@@ -27,7 +27,9 @@ import duckdb
 from mdms_pipeline.store import schema
 
 DUCKDB_SHARE = 0.3  # of the memory allowed; the rest is for arrays and for the interpreter with its imports
-THREADS = 1  # of DuckDB. A second one gets in the way of the first: calculating 3.96 million rows took 12.2 and 15.3 s of CPU, now 9.5 and 11.3
+THREADS = (
+    1  # of DuckDB. A second one gets in the way of the first: calculating 3.96 million rows took 12.2 and 15.3 s of CPU, now 9.5 and 11.3
+)
 DEADLINE = 120.0  # seconds that a transaction waits for its turn
 FULL = ("No space left", "File too large", "Disk quota exceeded")  # how the operating system says that a file cannot grow
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.1  # seconds between two tries; each is drawn at random up to a bound that doubles
