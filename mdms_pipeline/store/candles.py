@@ -13,7 +13,7 @@ from mdms_pipeline.store.frames import KEY, append, candle_rows, incoming, inser
 from mdms_pipeline.store.frames import Partition as Partition
 from mdms_pipeline.store.journal import emit
 from mdms_pipeline.store.revisions import Change, Told, counted, differences, put_aside, revise
-from mdms_pipeline.store.schema import SKIP, no_trade
+from mdms_pipeline.store.schema import SKIP
 
 FRESH, BEHIND, FAILED, QUARANTINED, DELISTED, ABSENT = "fresh", "behind", "failed", "quarantined", "delisted", "not in universe"
 
@@ -94,15 +94,15 @@ def standings(connection: duckdb.DuckDBPyConnection, partitions: Iterable[Partit
         connection.register("wanted", partitions_of(partitions))
     rows = connection.execute(
         f"""SELECT symbol, timeframe, state, reason, {instants("newest", "covered_from", "covered_to")}, begins, revision, candles,
-                   {instants("checked_at", "oldest", "refill_from")}
+                   {instants("checked_at", "oldest", "refill_from")},
+                   coalesce((SELECT value FROM meta WHERE key = 'no_trade'), '{SKIP}') AS no_trade
             FROM status LEFT JOIN coverage USING (symbol, timeframe) {only} ORDER BY symbol, timeframe"""
     ).fetchall()
-    seen = no_trade(connection)
     found = (
         Standing(symbol, frame, state, reason, newest, None if start is None else (start, end), *rest)
         for symbol, frame, state, reason, newest, start, end, *rest in rows
     )
-    return {standing.partition: replace(standing, no_trade=seen) if seen != SKIP else standing for standing in found}
+    return {standing.partition: standing for standing in found}
 
 
 def store_pages(
