@@ -284,8 +284,8 @@ def _quarantine(connection: duckdb.DuckDBPyConnection, pages: Sequence[Page], no
             continue
         with incoming(connection, [candle_rows(page.symbol, page.timeframe, page.refused)]):
             connection.execute(
-                """DELETE FROM quarantine USING incoming i WHERE quarantine.symbol = i.symbol::VARCHAR
-                   AND quarantine.timeframe = i.timeframe::VARCHAR AND quarantine.opened_at = i.opened_at"""
+                """DELETE FROM quarantine USING incoming i WHERE quarantine.symbol = i.symbol
+                   AND quarantine.timeframe = i.timeframe AND quarantine.opened_at = i.opened_at"""
             )
             values = ", ".join(f'{nulled(name)} AS "{name}"' for name in PRICES_AND_AMOUNTS)
             connection.execute(

@@ -183,8 +183,8 @@ def _fill(connection: duckdb.DuckDBPyConnection, table: str, parts: Iterable[Row
         values = ", ".join(f'"{name}" = {nulled(name)}' for name in alike[0].columns)
         with incoming(connection, alike):
             changed = connection.execute(
-                f"""UPDATE {table} SET {values} FROM incoming WHERE {table}.symbol = incoming.symbol::VARCHAR
-                    AND {table}.timeframe = incoming.timeframe::VARCHAR AND {table}.opened_at = incoming.opened_at"""
+                f"""UPDATE {table} SET {values} FROM incoming WHERE {table}.symbol = incoming.symbol
+                    AND {table}.timeframe = incoming.timeframe AND {table}.opened_at = incoming.opened_at"""
             ).fetchone()
         wanted = sum(map(len, alike))
         if changed != (wanted,):
