@@ -382,6 +382,12 @@ class MdmsSqliteStorage(DagsterSqliteStorage):
 # ---------------------------------------------------------------- metadata of many partitions
 
 
+@lru_cache(maxsize=1)
+def partition_keys(context: AssetExecutionContext) -> tuple[str, ...]:
+    """The partitions of a step, which stay as they are: Dagster asks the database three times and lists the range at each asking."""
+    return tuple(context.partition_keys)
+
+
 def add_partition_metadata(
     context: AssetExecutionContext, metadata: Mapping[str, Mapping[str, Any]], asset_key: AssetKey | None = None
 ) -> None:
@@ -390,7 +396,7 @@ def add_partition_metadata(
     Dagster's own asks the database for the dynamic partitions three times and lists the whole range for *each* key: 10 ms a
     key at 240 keys, growing with the range; here it hardly shows. Raises KeyError for a key that the run does not hold.
     """
-    unknown = metadata.keys() - set(context.partition_keys)
+    unknown = metadata.keys() - set(partition_keys(context))
     if unknown:
         raise KeyError(f"partitions {sorted(unknown)} are not in this run; give metadata for {context.partition_key_range} only")
     try:
