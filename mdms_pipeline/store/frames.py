@@ -13,6 +13,7 @@ import numpy as np
 from mdms_pipeline.market import CANDLE_COLUMNS, PRICES_AND_AMOUNTS, Candles, Floats, Instants
 
 Partition = tuple[str, str]  # symbol, timeframe
+PARTITIONS = "(SELECT unnest(?::VARCHAR[]) AS symbol, unnest(?::VARCHAR[]) AS timeframe)"  # half the time of a table to join on
 KEY = "symbol, timeframe, opened_at"
 
 
@@ -24,10 +25,10 @@ def as_table(columns: Mapping[str, Sequence[Any] | np.ndarray]) -> dict[str, np.
     }
 
 
-def partitions_of(partitions: Iterable[tuple[str, str]]) -> dict[str, np.ndarray]:
-    """(symbol, timeframe) pairs as a table to join on."""
+def partitions_of(partitions: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """(symbol, timeframe) pairs as the two parameters of PARTITIONS."""
     pairs = sorted(set(partitions))
-    return as_table({"symbol": [symbol for symbol, _ in pairs], "timeframe": [timeframe for _, timeframe in pairs]})
+    return [[symbol for symbol, _ in pairs], [timeframe for _, timeframe in pairs]]
 
 
 def instants(*columns: str) -> str:

@@ -11,7 +11,19 @@ import numpy as np
 
 from mdms_pipeline.market import Floats, Instant, Instants
 from mdms_pipeline.store.candles import standings
-from mdms_pipeline.store.frames import Rows, alike_rows, append, as_table, incoming, insert, instants, nulled, partitions_of, timestamps
+from mdms_pipeline.store.frames import (
+    PARTITIONS,
+    Rows,
+    alike_rows,
+    append,
+    as_table,
+    incoming,
+    insert,
+    instants,
+    nulled,
+    partitions_of,
+    timestamps,
+)
 from mdms_pipeline.store.schema import widen
 from mdms_pipeline.store.warehouse import StoreError
 
@@ -48,11 +60,10 @@ def memories(
     connection: duckdb.DuckDBPyConnection, timeframe: str, symbols: Sequence[str], kinds: Iterable[str]
 ) -> dict[tuple[str, str], Memory]:
     """(symbol, indicator) -> its memory, for all indicators of these kinds."""
-    connection.register("wanted", partitions_of((symbol, timeframe) for symbol in symbols))
     rows = connection.execute(
         f"""SELECT symbol, timeframe, kind, indicator, fingerprint, reads, revision, {instants("watermark")}, bars, calculated, memory
-            FROM memory SEMI JOIN wanted USING (symbol, timeframe) WHERE kind IN (SELECT unnest(?::VARCHAR[]))""",
-        [list(kinds)],
+            FROM memory WHERE (symbol, timeframe) IN {PARTITIONS} AND kind IN (SELECT unnest(?::VARCHAR[]))""",
+        [*partitions_of((symbol, timeframe) for symbol in symbols), list(kinds)],
     ).fetchall()
     return {
         (symbol, indicator): Memory(

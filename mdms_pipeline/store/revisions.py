@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, Candles, Floats, Instant
-from mdms_pipeline.store.frames import Partition, append, as_table, instants, partitions_of, timestamps
+from mdms_pipeline.store.frames import PARTITIONS, Partition, append, as_table, instants, partitions_of, timestamps
 
 Values = tuple[float, ...]  # of PRICES_AND_AMOUNTS
 
@@ -159,13 +159,12 @@ def counted(
     """Partition -> its oldest and newest candle, and how many there are."""
     if not partitions:
         return {}
-    connection.register("counting", partitions_of(partitions))
     rows = connection.execute(
         f"""SELECT symbol, timeframe, {instants("oldest", "newest")}, counted FROM (
                 SELECT w.symbol, w.timeframe, min(opened_at) AS oldest, max(opened_at) AS newest, count(opened_at) AS counted
-                FROM counting w LEFT JOIN candles c ON c.symbol = w.symbol AND c.timeframe = w.timeframe GROUP BY ALL)"""
+                FROM {PARTITIONS} w LEFT JOIN candles c ON c.symbol = w.symbol AND c.timeframe = w.timeframe GROUP BY ALL)""",
+        partitions_of(partitions),
     ).fetchall()
-    connection.unregister("counting")
     return {(symbol, frame): (oldest, newest, count) for symbol, frame, oldest, newest, count in rows}
 
 
