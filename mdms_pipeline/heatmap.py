@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from mdms_pipeline.drawing import GREY, blank, font, png
 from mdms_pipeline.market import Floats
 from mdms_pipeline.store.slots import Survey
 
 WHITE, PALE, DARK, RED, AMBER = ((1, 1, 1), (0.87, 0.92, 0.97), (0.03, 0.32, 0.61), (0.84, 0.19, 0.15), (0.99, 0.68, 0.20))
 LEGEND = (("every slot traded", DARK), ("no trade", PALE), ("maintenance", AMBER), ("unknown", RED), ("not listed", WHITE))
-INCH_PER_SYMBOL, LEAST_INCHES, WIDTH_INCHES = 0.11, 1.2, 11.0
-# Placed by hand: matplotlib's own layout draws each of some hundred labels twice more, 0.7 of 2.0 s (120 markets x 3 timeframes).
-AROUND, LEGEND_INCHES, LABEL_INCHES = 0.6, 0.3, 0.8  # of one map: title and times together; below all; left of each
+# Pixels.
+SYMBOL, LEAST, WIDTH = 9, 96, 880  # a row of the map; the least of all rows; the picture
+LEFT, RIGHT, ABOVE, BELOW, LEGEND_HEIGHT = 70, 30, 24, 24, 24  # around a map: labels, title, times; below all
 LABELLED = 130  # symbols of which each has its label
-DPI = 80
-COLOURS = 64
 
 
 def colours(survey: Survey) -> Floats:
@@ -40,39 +33,43 @@ def colours(survey: Survey) -> Floats:
 
 def picture(surveys: Sequence[Survey]) -> bytes:
     """One heat map per timeframe, below each other, as a PNG."""
-    heights = [max(LEAST_INCHES, INCH_PER_SYMBOL * len(survey.symbols)) for survey in surveys]
-    total = sum(heights) + AROUND * len(heights) + LEGEND_INCHES
-    figure = Figure(figsize=(WIDTH_INCHES, total), dpi=DPI)
-    FigureCanvasAgg(figure)
-    top = total
+    heights = [max(LEAST, SYMBOL * len(survey.symbols)) for survey in surveys]
+    image, pen = blank(WIDTH, sum(heights) + (ABOVE + BELOW) * len(heights) + LEGEND_HEIGHT)
+    top = 0
     for height, survey in zip(heights, surveys, strict=True):
-        top -= height + AROUND
-        sides = (LABEL_INCHES / WIDTH_INCHES, 1 - (LABEL_INCHES + 0.4) / WIDTH_INCHES)
-        _draw(figure.add_axes((sides[0], (top + AROUND / 2) / total, sides[1], height / total)), survey)
-    handles = [Patch(facecolor=colour, edgecolor="grey", label=text) for text, colour in LEGEND]
-    figure.legend(handles=handles, loc="lower center", ncols=len(LEGEND), fontsize=8)
-    return _small(figure)
+        _draw(image, pen, top + ABOVE, height, survey)
+        top += ABOVE + height + BELOW
+    _legend(pen, top)
+    return png(image)
 
 
-def _small(figure: Figure) -> bytes:
-    """A PNG of few colours, a third of the size; chosen to cover those of the legend, however rare."""
-    drawn, held = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png")
-    Image.open(drawn).convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(held, format="png", optimize=True)
-    return held.getvalue()
-
-
-def _draw(axis: Axes, survey: Survey) -> None:
+def _draw(image: Image.Image, pen: ImageDraw.ImageDraw, top: int, height: int, survey: Survey) -> None:
+    """One map with its title, symbols and times; `top` is its first row of pixels."""
     n, columns = survey.expected.shape
-    axis.imshow(colours(survey), aspect="auto", interpolation="nearest")
-    places = np.unique(np.linspace(0, columns - 1, min(8, columns)).round().astype(int))
-    axis.set_xticks(places.tolist(), [_day(survey, place) for place in places.tolist()], fontsize=7)
-    step = -(-n // LABELLED)
-    axis.set_yticks(range(0, n, step), list(survey.symbols[::step]), fontsize=5 if n > 20 else 7)
+    width = WIDTH - LEFT - RIGHT
+    cells = Image.fromarray(np.rint(colours(survey) * 255).astype(np.uint8))
+    image.paste(cells.resize((width, height), Image.Resampling.NEAREST), (LEFT, top))
+    pen.rectangle((LEFT - 1, top - 1, LEFT + width, top + height), outline=GREY)
+    pen.text((LEFT, top - 6), _title(survey), "black", font(11), anchor="ls")
+    for place in np.unique(np.linspace(0, columns - 1, min(8, columns)).round().astype(int)).tolist():
+        pen.text((LEFT + width * (place + 0.5) / columns, top + height + 5), _day(survey, place), "black", font(10), anchor="mt")
+    for i in range(0, n, -(-n // LABELLED)):
+        pen.text((LEFT - 4, top + height * (i + 0.5) / n), survey.symbols[i], "black", font(8 if n > 20 else 10), anchor="rm")
+
+
+def _title(survey: Survey) -> str:
     slots = survey.expected.sum()
     shares = {name: getattr(survey, name).sum() / max(slots, 1) for name in ("traded", "no_trade", "maintenance", "unknown")}
-    said: Any = ", ".join(f"{share:.1%} {name.replace('_', ' ')}" for name, share in shares.items())
-    axis.set_title(f"{survey.timeframe}: {slots:,} slots, {said}", fontsize=8, loc="left")
+    said = ", ".join(f"{share:.1%} {name.replace('_', ' ')}" for name, share in shares.items())
+    return f"{survey.timeframe}: {slots:,} slots, {said}"
+
+
+def _legend(pen: ImageDraw.ImageDraw, top: int) -> None:
+    each = (WIDTH - 2 * LEFT) // len(LEGEND)
+    for i, (text, colour) in enumerate(LEGEND):
+        left = LEFT + i * each
+        pen.rectangle((left, top + 4, left + 18, top + 16), fill=tuple(round(255 * part) for part in colour), outline=GREY)
+        pen.text((left + 24, top + 10), text, "black", font(11), anchor="lm")
 
 
 def _day(survey: Survey, place: int) -> str:

@@ -229,10 +229,9 @@ def _next_chunk(
 ) -> tuple[_Chunk, float]:
     """What fits into `room` bytes, and the room left; a piece of a symbol that does not fit, unless the chunk has `begun`."""
     todo = {symbol: work for symbol, dues in plan.items() if (work := _to_do(dues))}
-    seen = {symbol: standing.bars for (symbol, _), standing in standings(connection, [(s, timeframe) for s in todo]).items()}
     chosen: list[str] = []
     for symbol, work in todo.items():
-        needed = _width(work) * _bars_due(work, seen[symbol])
+        needed = _width(work) * max(map(_bars_due, work))
         if needed > room and (chosen or begun):
             break
         chosen.append(symbol)
@@ -249,9 +248,10 @@ def _width(work: Sequence[Due]) -> int:
     return 8 * (7 + sum(len(item.indicator.kind.writes) + len(item.indicator.reads) for item in work))
 
 
-def _bars_due(work: Sequence[Due], bars: int) -> int:
-    """Bars that the one with most to do has to do."""
-    return max(bars - (0 if item.since is None or item.held is None else item.held.bars) for item in work)
+def _bars_due(item: Due) -> int:
+    """Bars that it has to do."""
+    assert item.bars is not None
+    return item.bars - (0 if item.since is None or item.held is None else item.held.bars)
 
 
 def _first_piece(connection: duckdb.DuckDBPyConnection, work: Sequence[Due], timeframe: str, bars: int) -> list[Due]:

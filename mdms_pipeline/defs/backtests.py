@@ -13,7 +13,6 @@ from mdms_pipeline.backtest.find import history_of
 from mdms_pipeline.backtest.history import HistoryError
 from mdms_pipeline.backtest.keep import keep, runs
 from mdms_pipeline.backtest.metrics import drawdown
-from mdms_pipeline.backtest.report import Doubts, compare, compared, page, shown
 from mdms_pipeline.backtest.run import Result, backtest
 from mdms_pipeline.backtest.strategy import AFTER_REFRESH, Recipe
 from mdms_pipeline.defs.grid import OWNERS
@@ -54,6 +53,8 @@ def backtest_asset(recipe: Recipe) -> dg.AssetsDefinition:
         code_version=strategy.fingerprint[:8],
     )
     def asset(context: dg.AssetExecutionContext, warehouse: WarehouseResource, mdms: dg.ResourceParam[Mdms]) -> dg.MaterializeResult[None]:
+        from mdms_pipeline.backtest import report  # plotly, a tenth of a second that all other runs need not spend
+
         store = warehouse.warehouse
         try:
             result = backtest(strategy, history_of(store, strategy))
@@ -65,14 +66,17 @@ def backtest_asset(recipe: Recipe) -> dg.AssetsDefinition:
             kept = runs(connection, recipe.name, 10)
         file = mdms.settings.home / "backtests" / f"{recipe.name}.html"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page(result, Doubts()), encoding="utf-8")
-        return dg.MaterializeResult(metadata={**_metadata(result), "report": dg.MetadataValue.path(file),
-                                              "runs": dg.MetadataValue.md(compare([compared(run) for run in kept]))})  # fmt: skip
+        file.write_text(report.page(result, report.Doubts()), encoding="utf-8")
+        table = report.compare([report.compared(run) for run in kept])
+        shown = {"report": dg.MetadataValue.path(file), "runs": dg.MetadataValue.md(table)}
+        return dg.MaterializeResult(metadata={**_metadata(result), **shown})
 
     return asset
 
 
 def _metadata(result: Result) -> dict[str, Any]:
+    from mdms_pipeline.backtest.report import shown
+
     measured = shown(result.metrics)
     picture = base64.b64encode(equity_picture(result)).decode()
     return {

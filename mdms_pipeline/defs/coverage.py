@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from mdms_pipeline.defs.resources import Mdms
+from mdms_pipeline.heatmap import picture
 from mdms_pipeline.market import HOUR, iso
 from mdms_pipeline.store import Warehouse
 from mdms_pipeline.store.candles import standings
@@ -40,8 +41,6 @@ def _drawn_lately(context: dg.AssetExecutionContext, timeframes: Sequence[str], 
 
 def coverage_metadata(surveys: Sequence[Survey]) -> dict[str, Any]:
     """The totals as a table, the heat map as a picture, the maintenance holes as text."""
-    from mdms_pipeline.heatmap import picture  # matplotlib, half a second that most runs do not need
-
     names = ("expected", "traded", "no_trade", "maintenance", "unknown")
     rows = [f"| {one.timeframe} | " + " | ".join(f"{int(getattr(one, name).sum()):,}" for name in names) + " |" for one in surveys]
     head = f"| timeframe | {' | '.join(name.replace('_', ' ') for name in names)} |\n|{'-|' * 6}"

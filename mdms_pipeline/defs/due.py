@@ -5,9 +5,11 @@ A timeframe is due if its candles, its indicators, its screens, or Dagster's rec
 
 from collections.abc import Sequence
 
+import duckdb
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from mdms_pipeline.calculate.advance import outstanding
+from mdms_pipeline.calculate.indicator import Indicator
 from mdms_pipeline.collect.fill import is_due
 from mdms_pipeline.defs.refresh import EVENT_TAG, JOB, TIMEFRAMES_TAG
 from mdms_pipeline.defs.resources import Mdms
@@ -27,27 +29,35 @@ def why_due(
     """Timeframe -> why it is due; empty where everything is up to date. Only `judged` screens (None: all) must have a result."""
     must = screens if judged is None else judged
     indicators = kept_indicators(mdms.settings)
-    now, found = mdms.clock(), {}
+    found = {}
     for name in mdms.settings.timeframes:
         with warehouse.read() as connection:
-            symbols = universe(connection)
-            known = standings(connection, [(symbol, name) for symbol in symbols])
-            behind = [
-                s
-                for s in symbols
-                if (s, name) not in known or (known[s, name].state != DELISTED and is_due(known[s, name], now, mdms.settings.history))
-            ]
-            waiting = outstanding(connection, indicators, name, symbols)
-            screened = unscreened(connection, [screen for screen in must if screen.timeframe.name == name])
-        if behind:
-            found[name] = f"candles of {len(behind)} markets are behind the clock"
-        elif waiting:
-            found[name] = f"indicators are behind the candles: {next(iter(waiting))}"
-        elif screened:
-            found[name] = f"not screened yet: {', '.join(screened)}"
-        elif unrecorded(instance, warehouse, name):
-            found[name] = "Dagster's record is behind the warehouse"
+            why = _why_behind(connection, name, mdms, indicators, [screen for screen in must if screen.timeframe.name == name])
+        if why is None and unrecorded(instance, warehouse, name):
+            why = "Dagster's record is behind the warehouse"
+        if why is not None:
+            found[name] = why
     return found
+
+
+def _why_behind(
+    connection: duckdb.DuckDBPyConnection, name: str, mdms: Mdms, indicators: Sequence[Indicator], screens: Sequence[Screen]
+) -> str | None:
+    """What of a timeframe is behind in the warehouse, the first thing found: the rest follows from it."""
+    symbols, now = universe(connection), mdms.clock()
+    known = standings(connection, [(symbol, name) for symbol in symbols])
+    behind = [
+        s
+        for s in symbols
+        if (s, name) not in known or (known[s, name].state != DELISTED and is_due(known[s, name], now, mdms.settings.history))
+    ]
+    if behind:
+        return f"candles of {len(behind)} markets are behind the clock"
+    if waiting := outstanding(connection, indicators, name, symbols):
+        return f"indicators are behind the candles: {next(iter(waiting))}"
+    if screened := unscreened(connection, screens):
+        return f"not screened yet: {', '.join(screened)}"
+    return None
 
 
 def unrecorded(instance: DagsterInstance, warehouse: Warehouse, name: str) -> bool:

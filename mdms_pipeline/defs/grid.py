@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from mdms_pipeline.defs.storage import add_partition_metadata
+from mdms_pipeline.defs.storage import add_partition_metadata, partition_keys
 from mdms_pipeline.market import TIMEFRAMES, Instant, iso, kst
 from mdms_pipeline.store.candles import Partition
 
@@ -22,7 +22,7 @@ def key_of(partition: Partition) -> dg.MultiPartitionKey:
 
 def partitions_of(context: dg.AssetExecutionContext) -> list[Partition]:
     """The (symbol, timeframe) pairs that this step is asked for."""
-    keys = [GRID.get_partition_key_from_str(key).keys_by_dimension for key in context.partition_keys]
+    keys = [GRID.get_partition_key_from_str(key).keys_by_dimension for key in partition_keys(context)]
     return [(key["symbol"], key["timeframe"]) for key in keys]
 
 

@@ -1,7 +1,6 @@
 """`screen_results`: every symbol judged by every screen. Below it one ranking per screen, as a table and a picture."""
 
 import base64
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +9,16 @@ import dagster as dg
 from mdms_pipeline.defs.grid import GRID, OWNERS, by_timeframe, markdown, newest, partitions_of, tell
 from mdms_pipeline.defs.refresh import TIMEFRAMES_TAG
 from mdms_pipeline.defs.resources import WarehouseResource
+from mdms_pipeline.drawing import GREY, blank, font, png
 from mdms_pipeline.market import iso, kst, utc
 from mdms_pipeline.screen.judge import ScreenResult
 from mdms_pipeline.screen.load import Screen
 from mdms_pipeline.screen.look import Ranked, ranking, screen_all
 from mdms_pipeline.vocabulary import tables
 
+# Pixels of a ranking's picture: all of it, the symbols at the left, the values at the right, the title, one place.
+WIDTH, LEFT, RIGHT, TITLE, ROW = 560, 100, 70, 36, 24
+BAR = (59, 111, 182)
 WORD_JOINER = "\u2060"  # browsers break Korean between any two syllables; this keeps a name on one line
 
 
@@ -120,22 +123,23 @@ def _number(value: float | None) -> str:
 
 def ranking_picture(screen: Screen, found: Ranked) -> bytes:
     """The ranking as a PNG bar chart of its rank values, the first place on top."""
-    from matplotlib.figure import Figure  # half a second that a run with nothing to do need not spend
-
     rows = found.rows[:20]
     values = [row.rank_value or 0.0 for row in rows]
-    figure = Figure(figsize=(7, 0.8 + 0.3 * max(len(rows), 1)), layout="constrained")
-    axes = figure.subplots()
-    bars = axes.barh([row.symbol for row in rows], values, color="#3b6fb6")
-    axes.bar_label(bars, [_number(row.rank_value) for row in rows], padding=4, fontsize=8)
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.set_title(f"{screen.title}, candle of {utc(found.at)}", loc="left", fontsize=10)
-    axes.set_xlabel(str(screen.rank), fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    least, most = min([0.0, *values]), max([0.0, *values])
+    image, pen = blank(WIDTH, TITLE + ROW * max(len(rows), 1) + 30)
+    pen.text((LEFT, 24), f"{screen.title}, candle of {utc(found.at)}", "black", font(13), anchor="ls")
+
+    def across(value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (value - least) / ((most - least) or 1.0)
+
+    for i, (row, value) in enumerate(zip(rows, values, strict=True)):
+        middle = TITLE + ROW * (i + 0.5)
+        start, end = sorted((across(0.0), across(value)))
+        pen.rectangle((start, middle - 8, end, middle + 8), fill=BAR)
+        pen.text((LEFT - 8, middle), row.symbol, "black", font(11), anchor="rm")
+        pen.text((end + 5, middle), _number(row.rank_value), "black", font(11), anchor="lm")
     if not rows:
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, "no market passes", ha="center", va="center", transform=axes.transAxes)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=80)
-    return picture.getvalue()
+        pen.text((WIDTH / 2, TITLE + ROW / 2), "no market passes", "black", font(13), anchor="mm")
+    pen.line((across(0.0), TITLE, across(0.0), TITLE + ROW * len(rows)), fill=GREY)
+    pen.text((LEFT, TITLE + ROW * max(len(rows), 1) + 18), str(screen.rank), "black", font(11), anchor="ls")
+    return png(image)

@@ -34,13 +34,14 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as db
 from dagster import AssetExecutionContext, AssetKey, DagsterEventType, EventLogEntry
 from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData, deserialize_value
 from sqlalchemy.engine import Connection
@@ -84,6 +85,7 @@ BODIES = {
     "_store_asset_event_tags": "6ff701efe26f",
     "store_event": "6cde1c2fffe4",
 }
+CONNECT = "c157af8204a1"  # the same of SqliteRunStorage.connect
 COLUMNS = ["asset_key", "dagster_event_type", "event", "id", "partition", "run_id", "step_key", "timestamp"]
 
 
@@ -122,6 +124,8 @@ def _missing_parts() -> Iterator[str]:
         yield f"kinds of events that come in batches: {sorted(kind.value for kind in BATCH_WRITABLE_EVENTS)}"
     if not hasattr(DagsterEvent, "partitions_subset"):
         yield "DagsterEvent.partitions_subset is missing"
+    if _names_used(SqliteRunStorage.connect) != CONNECT:
+        yield f"names used in the body of SqliteRunStorage.connect: {_names_used(SqliteRunStorage.connect)!r}, expected {CONNECT!r}"
     if set(PlannedMaterializationInfo.__annotations__) != {"run_id", "storage_id"}:
         yield f"fields of PlannedMaterializationInfo: {sorted(PlannedMaterializationInfo.__annotations__)}"
 
@@ -208,7 +212,7 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
         """One transaction over `index.db` (main) and the run's file (schema "run"); both locked before anything is written."""
         with self.run_connection(run_id):  # creates the file and its tables the first time
             pass
-        with self._db_lock, _connection(self.conn_string_for_shard("index")) as conn:
+        with self._db_lock, _engine(self.conn_string_for_shard("index")).connect() as conn:
             conn.exec_driver_sql("ATTACH DATABASE ? AS run", (self.path_for_shard(run_id),))
             conn.exec_driver_sql("BEGIN IMMEDIATE")
             self._open.index = conn
@@ -217,6 +221,21 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
                 conn.commit()
             finally:
                 self._open.index = None
+
+    @contextmanager
+    def _connect(self, shard: str) -> Iterator[Connection]:
+        """Stock's, but that the engine is kept: stock's compiles every statement of the some 500 of a run anew."""
+        if not self._batches:
+            with super()._connect(shard) as conn:
+                yield conn
+            return
+        with self._db_lock:
+            engine = _engine(self.conn_string_for_shard(shard))
+            if shard not in self._initialized_dbs:
+                self._initdb(engine)
+                self._initialized_dbs.add(shard)
+            with engine.connect() as conn, conn.begin():
+                yield conn
 
     def run_connection(self, run_id: str | None = None) -> Any:
         """Stock's. A file that a prune has taken away under a process that knew it is made anew, with its tables, and empty."""
@@ -318,18 +337,23 @@ def _planned_info(storage_id: int, run_id: str) -> Any:
     return PlannedMaterializationInfo(storage_id=storage_id, run_id=run_id)
 
 
-@contextmanager
-def _connection(address: str) -> Iterator[Connection]:
-    engine = db.create_engine(address, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
-    try:
-        with engine.connect() as conn:
+@lru_cache(maxsize=16)
+def _engine(address: str) -> db.Engine:
+    """Opens the file at each asking: one that was replaced meanwhile is seen."""
+    return db.create_engine(address, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
+
+
+class KeptSqliteRunStorage(SqliteRunStorage):
+    """Stock's, but that the engine is kept."""
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        with _engine(self._conn_string).connect() as conn, conn.begin():
             yield conn
-    finally:
-        engine.dispose()
 
 
 class MdmsSqliteStorage(DagsterSqliteStorage):
-    """Dagster's three SQLite storages, the event log being ours. In `dagster.yaml`:
+    """Dagster's three SQLite storages, the event log and the runs being ours. In `dagster.yaml`:
 
     storage:
       custom:
@@ -342,6 +366,8 @@ class MdmsSqliteStorage(DagsterSqliteStorage):
         super().__init__(base_dir, inst_data)
         stock = self._event_log_storage
         self._event_log_storage = BatchingSqliteEventLogStorage(stock._base_dir)
+        if not contract_breaches():
+            self._run_storage = KeptSqliteRunStorage(self._run_storage._conn_string)
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> MdmsSqliteStorage:
@@ -356,6 +382,12 @@ class MdmsSqliteStorage(DagsterSqliteStorage):
 # ---------------------------------------------------------------- metadata of many partitions
 
 
+@lru_cache(maxsize=1)
+def partition_keys(context: AssetExecutionContext) -> tuple[str, ...]:
+    """The partitions of a step, which stay as they are: Dagster asks the database three times and lists the range at each asking."""
+    return tuple(context.partition_keys)
+
+
 def add_partition_metadata(
     context: AssetExecutionContext, metadata: Mapping[str, Mapping[str, Any]], asset_key: AssetKey | None = None
 ) -> None:
@@ -364,7 +396,7 @@ def add_partition_metadata(
     Dagster's own asks the database for the dynamic partitions three times and lists the whole range for *each* key: 10 ms a
     key at 240 keys, growing with the range; here it hardly shows. Raises KeyError for a key that the run does not hold.
     """
-    unknown = metadata.keys() - set(context.partition_keys)
+    unknown = metadata.keys() - set(partition_keys(context))
     if unknown:
         raise KeyError(f"partitions {sorted(unknown)} are not in this run; give metadata for {context.partition_key_range} only")
     try:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import duckdb
 
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, TIMEFRAMES, Candles, Instant
-from mdms_pipeline.store.frames import KEY, append, candle_rows, incoming, insert, instants, nulled, partitions_of, timestamps
+from mdms_pipeline.store.frames import KEY, PARTITIONS, append, candle_rows, incoming, insert, instants, nulled, partitions_of, timestamps
 from mdms_pipeline.store.frames import Partition as Partition
 from mdms_pipeline.store.journal import emit
 from mdms_pipeline.store.revisions import Change, Told, counted, differences, put_aside, revise
-from mdms_pipeline.store.schema import SKIP, no_trade
+from mdms_pipeline.store.schema import SKIP
 
 FRESH, BEHIND, FAILED, QUARANTINED, DELISTED, ABSENT = "fresh", "behind", "failed", "quarantined", "delisted", "not in universe"
 
@@ -89,20 +89,19 @@ class Page:
 
 def standings(connection: duckdb.DuckDBPyConnection, partitions: Iterable[Partition] | None = None) -> dict[Partition, Standing]:
     """What is known of these partitions, or of every one that was ever tried."""
-    only = "" if partitions is None else "SEMI JOIN wanted USING (symbol, timeframe)"
-    if partitions is not None:
-        connection.register("wanted", partitions_of(partitions))
+    only = "" if partitions is None else f"WHERE (symbol, timeframe) IN {PARTITIONS}"
     rows = connection.execute(
         f"""SELECT symbol, timeframe, state, reason, {instants("newest", "covered_from", "covered_to")}, begins, revision, candles,
-                   {instants("checked_at", "oldest", "refill_from")}
-            FROM status LEFT JOIN coverage USING (symbol, timeframe) {only} ORDER BY symbol, timeframe"""
+                   {instants("checked_at", "oldest", "refill_from")},
+                   coalesce((SELECT value FROM meta WHERE key = 'no_trade'), '{SKIP}') AS no_trade
+            FROM status LEFT JOIN coverage USING (symbol, timeframe) {only} ORDER BY symbol, timeframe""",
+        [] if partitions is None else partitions_of(partitions),
     ).fetchall()
-    seen = no_trade(connection)
     found = (
         Standing(symbol, frame, state, reason, newest, None if start is None else (start, end), *rest)
         for symbol, frame, state, reason, newest, start, end, *rest in rows
     )
-    return {standing.partition: replace(standing, no_trade=seen) if seen != SKIP else standing for standing in found}
+    return {standing.partition: standing for standing in found}
 
 
 def store_pages(
@@ -261,9 +260,8 @@ def mark(
 def write_standings(connection: duckdb.DuckDBPyConnection, standings: Iterable[Standing], run_id: str | None) -> None:
     """Replace the rows of status and coverage of these partitions."""
     rows = list(standings)
-    connection.register("wanted", partitions_of(row.partition for row in rows))
     for table in ("status", "coverage"):
-        connection.execute(f"DELETE FROM {table} USING wanted w WHERE {table}.symbol = w.symbol AND {table}.timeframe = w.timeframe")
+        connection.execute(f"DELETE FROM {table} WHERE (symbol, timeframe) IN {PARTITIONS}", partitions_of(row.partition for row in rows))
     key = {"symbol": [row.symbol for row in rows], "timeframe": [row.timeframe for row in rows]}
     status = {name: [getattr(row, name) for row in rows] for name in ("state", "reason", "begins", "revision", "candles")}
     times = {name: timestamps([getattr(row, name) for row in rows]) for name in ("newest", "checked_at", "oldest", "refill_from")}
@@ -284,8 +282,8 @@ def _quarantine(connection: duckdb.DuckDBPyConnection, pages: Sequence[Page], no
             continue
         with incoming(connection, [candle_rows(page.symbol, page.timeframe, page.refused)]):
             connection.execute(
-                """DELETE FROM quarantine USING incoming i WHERE quarantine.symbol = i.symbol::VARCHAR
-                   AND quarantine.timeframe = i.timeframe::VARCHAR AND quarantine.opened_at = i.opened_at"""
+                """DELETE FROM quarantine USING incoming i WHERE quarantine.symbol = i.symbol
+                   AND quarantine.timeframe = i.timeframe AND quarantine.opened_at = i.opened_at"""
             )
             values = ", ".join(f'{nulled(name)} AS "{name}"' for name in PRICES_AND_AMOUNTS)
             connection.execute(

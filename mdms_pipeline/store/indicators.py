@@ -8,11 +8,22 @@ from dataclasses import dataclass, replace
 
 import duckdb
 import numpy as np
-import pandas as pd
 
 from mdms_pipeline.market import Floats, Instant, Instants
 from mdms_pipeline.store.candles import standings
-from mdms_pipeline.store.frames import Rows, alike_rows, append, incoming, insert, instants, nulled, partitions_of, timestamps
+from mdms_pipeline.store.frames import (
+    PARTITIONS,
+    Rows,
+    alike_rows,
+    append,
+    as_table,
+    incoming,
+    insert,
+    instants,
+    nulled,
+    partitions_of,
+    timestamps,
+)
 from mdms_pipeline.store.schema import widen
 from mdms_pipeline.store.warehouse import StoreError
 
@@ -49,11 +60,10 @@ def memories(
     connection: duckdb.DuckDBPyConnection, timeframe: str, symbols: Sequence[str], kinds: Iterable[str]
 ) -> dict[tuple[str, str], Memory]:
     """(symbol, indicator) -> its memory, for all indicators of these kinds."""
-    connection.register("wanted", partitions_of((symbol, timeframe) for symbol in symbols))
     rows = connection.execute(
         f"""SELECT symbol, timeframe, kind, indicator, fingerprint, reads, revision, {instants("watermark")}, bars, calculated, memory
-            FROM memory SEMI JOIN wanted USING (symbol, timeframe) WHERE kind IN (SELECT unnest(?::VARCHAR[]))""",
-        [list(kinds)],
+            FROM memory WHERE (symbol, timeframe) IN {PARTITIONS} AND kind IN (SELECT unnest(?::VARCHAR[]))""",
+        [*partitions_of((symbol, timeframe) for symbol in symbols), list(kinds)],
     ).fetchall()
     return {
         (symbol, indicator): Memory(
@@ -134,8 +144,9 @@ def _other_candles(memory: Memory, advance: Advance) -> bool:
 
 def _forget(connection: duckdb.DuckDBPyConnection, advances: Sequence[Advance], revised: Sequence[Memory]) -> None:
     """Drop the memories that are about to be replaced, and those of candles that were revised."""
-    gone = [(memory.symbol, memory.timeframe, memory.indicator) for memory in (*(advance.after for advance in advances), *revised)]
-    connection.register("gone", pd.DataFrame(gone, columns=["symbol", "timeframe", "indicator"], dtype=object))
+    gone = [*(advance.after for advance in advances), *revised]
+    key = ("symbol", "timeframe", "indicator")
+    connection.register("gone", as_table({name: [getattr(memory, name) for memory in gone] for name in key}))
     connection.execute(
         """DELETE FROM memory USING gone g
            WHERE memory.symbol = g.symbol AND memory.timeframe = g.timeframe AND memory.indicator = g.indicator"""
@@ -146,8 +157,7 @@ def _cut(connection: duckdb.DuckDBPyConnection, table: str, frame: str, after: M
     """Drop the rows of each symbol after an instant, all where it is None: the table ends where the memories do."""
     if not after:
         return
-    cuts = pd.DataFrame({"symbol": pd.Series(list(after), dtype=object), "after": timestamps(after.values())})
-    connection.register("cuts", cuts)
+    connection.register("cuts", as_table({"symbol": list(after), "after": timestamps(after.values())}))
     connection.execute(
         f"""DELETE FROM {table} USING cuts c
             WHERE {table}.symbol = c.symbol AND {table}.timeframe = ? AND (c.after IS NULL OR {table}.opened_at > c.after)""",
@@ -184,8 +194,8 @@ def _fill(connection: duckdb.DuckDBPyConnection, table: str, parts: Iterable[Row
         values = ", ".join(f'"{name}" = {nulled(name)}' for name in alike[0].columns)
         with incoming(connection, alike):
             changed = connection.execute(
-                f"""UPDATE {table} SET {values} FROM incoming WHERE {table}.symbol = incoming.symbol::VARCHAR
-                    AND {table}.timeframe = incoming.timeframe::VARCHAR AND {table}.opened_at = incoming.opened_at"""
+                f"""UPDATE {table} SET {values} FROM incoming WHERE {table}.symbol = incoming.symbol
+                    AND {table}.timeframe = incoming.timeframe AND {table}.opened_at = incoming.opened_at"""
             ).fetchone()
         wanted = sum(map(len, alike))
         if changed != (wanted,):

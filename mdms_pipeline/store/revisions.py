@@ -9,10 +9,9 @@ from typing import Any
 
 import duckdb
 import numpy as np
-import pandas as pd
 
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, Candles, Floats, Instant
-from mdms_pipeline.store.frames import Partition, append, instants, partitions_of, timestamps
+from mdms_pipeline.store.frames import PARTITIONS, Partition, append, as_table, instants, partitions_of, timestamps
 
 Values = tuple[float, ...]  # of PRICES_AND_AMOUNTS
 
@@ -71,14 +70,15 @@ def differences(connection: duckdb.DuckDBPyConnection, told: Sequence[Told]) -> 
 
 def stored(connection: duckdb.DuckDBPyConnection, spans: Sequence[tuple[str, str, Instant, Instant]]) -> list[Candles]:
     """The stored candles of each span: symbol, timeframe, and the half-open stretch of opening instants."""
-    wanted = pd.DataFrame(spans, columns=["symbol", "timeframe", "since", "until"]).assign(place=np.arange(len(spans)))
-    connection.register("told_spans", wanted)
+    symbols, timeframes, since, until = ([span[i] for span in spans] for i in range(4))
+    key: dict[str, Any] = {"symbol": symbols, "timeframe": timeframes, "place": np.arange(len(spans))}
+    connection.register("told_spans", as_table({**key, "since": np.array(since), "until": np.array(until)}))
     found = connection.execute(
         f"""SELECT place, {instants("opened_at")}, {", ".join(PRICES_AND_AMOUNTS)} FROM candles c JOIN told_spans w
             ON c.symbol = w.symbol AND c.timeframe = w.timeframe
             WHERE opened_at >= make_timestamp(?::BIGINT * 1000000) AND opened_at < make_timestamp(?::BIGINT * 1000000)
               AND opened_at >= make_timestamp(since * 1000000) AND opened_at < make_timestamp(until * 1000000) ORDER BY place, opened_at""",
-        [int(wanted["since"].min()), int(wanted["until"].max())],
+        [min(since), max(until)],
     ).fetchnumpy()
     connection.unregister("told_spans")
     edges = np.searchsorted(found["place"], np.arange(len(spans) + 1))
@@ -127,7 +127,7 @@ def revise(
         "run_id": [run_id] * n,
     }
     append(connection, "revisions", {**key, **rows, **noted, "revised_at": timestamps([now] * n)})
-    connection.register("changed", pd.DataFrame({**key, "opened_at": key["opened_at"]}))
+    connection.register("changed", as_table(key))
     connection.execute(
         """DELETE FROM candles USING changed c
            WHERE candles.symbol = c.symbol AND candles.timeframe = c.timeframe AND candles.opened_at = c.opened_at"""
@@ -159,13 +159,12 @@ def counted(
     """Partition -> its oldest and newest candle, and how many there are."""
     if not partitions:
         return {}
-    connection.register("counting", partitions_of(partitions))
     rows = connection.execute(
         f"""SELECT symbol, timeframe, {instants("oldest", "newest")}, counted FROM (
                 SELECT w.symbol, w.timeframe, min(opened_at) AS oldest, max(opened_at) AS newest, count(opened_at) AS counted
-                FROM counting w LEFT JOIN candles c ON c.symbol = w.symbol AND c.timeframe = w.timeframe GROUP BY ALL)"""
+                FROM {PARTITIONS} w LEFT JOIN candles c ON c.symbol = w.symbol AND c.timeframe = w.timeframe GROUP BY ALL)""",
+        partitions_of(partitions),
     ).fetchall()
-    connection.unregister("counting")
     return {(symbol, frame): (oldest, newest, count) for symbol, frame, oldest, newest, count in rows}
 
 

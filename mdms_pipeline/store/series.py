@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import duckdb
 import numpy as np
-import pandas as pd
 
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, Candles, Floats, Instant, Instants, timeframe
 from mdms_pipeline.store.candles import Standing, standings
-from mdms_pipeline.store.frames import floats, instants
+from mdms_pipeline.store.frames import as_table, floats, instants
 from mdms_pipeline.store.schema import SKIP, no_trade
 
 EVER = (-(10**9), 10**11)  # instants before and after everything
@@ -56,23 +55,15 @@ def read_spans(
 ) -> dict[str, Series]:
     """`columns` of `table` for each symbol of `spans`, from its first to its last instant, both included."""
     symbols = list(spans)
-    wanted = pd.DataFrame(
-        {
-            "place": np.arange(len(symbols)),
-            "symbol": pd.Series(symbols, dtype=object),
-            "since": np.array([spans[symbol][0] for symbol in symbols], dtype=np.int64),
-            "until": np.array([spans[symbol][1] for symbol in symbols], dtype=np.int64),
-        }
-    )
-    least, most = wanted["since"].min(), wanted["until"].max()
-    connection.register("spans", wanted)
+    since, until = (np.array([spans[symbol][end] for symbol in symbols], dtype=np.int64) for end in (0, 1))
+    connection.register("spans", as_table({"place": np.arange(len(symbols)), "symbol": symbols, "since": since, "until": until}))
     listed = "".join(f', t."{column}"' for column in columns)
     found = connection.execute(
         f"""SELECT place, {instants("opened_at")} {listed} FROM {table} t JOIN spans ON t.symbol = spans.symbol
             WHERE timeframe = ? AND opened_at >= make_timestamp(?::BIGINT * 1000000) AND opened_at <= make_timestamp(?::BIGINT * 1000000)
               AND opened_at BETWEEN make_timestamp(since * 1000000) AND make_timestamp(until * 1000000)
             ORDER BY place, opened_at""",
-        [frame, int(least), int(most)],
+        [frame, int(since.min()), int(until.max())],
     ).fetchnumpy()
     edges = np.searchsorted(found["place"], np.arange(len(symbols) + 1))
     opened_at = np.asarray(found["opened_at"], dtype=np.int64)
@@ -143,8 +134,7 @@ def _last_trades(connection: duckdb.DuckDBPyConnection, frame: str, since: Mappi
 
 
 def _newest_until(connection: duckdb.DuckDBPyConnection, frame: str, until: Mapping[str, Instant], after: Instant) -> dict[str, Instant]:
-    wanted = pd.DataFrame({"symbol": pd.Series(list(until), dtype=object), "until": np.array(list(until.values()), dtype=np.int64)})
-    connection.register("untils", wanted)
+    connection.register("untils", as_table({"symbol": list(until), "until": np.array(list(until.values()), dtype=np.int64)}))
     rows = connection.execute(
         f"""SELECT symbol, {instants("newest")} FROM (
                 SELECT c.symbol, max(opened_at) AS newest FROM candles c JOIN untils w ON c.symbol = w.symbol
