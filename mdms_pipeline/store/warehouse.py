@@ -27,9 +27,7 @@ import duckdb
 from mdms_pipeline.store import schema
 
 DUCKDB_SHARE = 0.3  # of the memory allowed; the rest is for arrays and for the interpreter with its imports
-THREADS = (
-    1  # of DuckDB. A second one gets in the way of the first: calculating 3.96 million rows took 12.2 and 15.3 s of CPU, now 9.5 and 11.3
-)
+THREADS = 1  # of DuckDB; a second gets in the way of the first: 3.96 million rows calculated took 12.2 and 15.3 s of CPU, now 9.5 and 11.3
 DEADLINE = 120.0  # seconds that a transaction waits for its turn
 FULL = ("No space left", "File too large", "Disk quota exceeded")  # how the operating system says that a file cannot grow
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.1  # seconds between two tries; each is drawn at random up to a bound that doubles
@@ -194,7 +192,11 @@ class _Engine:
                 self._running.execute(f"ATTACH '{file}' AS {self._name} {'(READ_ONLY)' if read_only else ''}")
             self._inside += 1
             connection = self._running.cursor()
-        connection.execute(f"USE {self._name}")
+        try:
+            connection.execute(f"USE {self._name}")
+        except BaseException:
+            self.leave(connection)
+            raise
         return connection
 
     def leave(self, connection: duckdb.DuckDBPyConnection) -> None:
