@@ -14,6 +14,7 @@ from mdms_pipeline.store.slots import Survey
 
 WHITE, PALE, DARK, RED, AMBER = ((1, 1, 1), (0.87, 0.92, 0.97), (0.03, 0.32, 0.61), (0.84, 0.19, 0.15), (0.99, 0.68, 0.20))
 LEGEND = (("every slot traded", DARK), ("no trade", PALE), ("maintenance", AMBER), ("unknown", RED), ("not listed", WHITE))
+SEEN = 0.75  # of a cell's colour, at least, for what is missing in it
 # Pixels.
 SYMBOL, LEAST, WIDTH = 9, 96, 880  # a row of the map; the least of all rows; the picture
 LEFT, RIGHT, ABOVE, BELOW, LEGEND_HEIGHT = 70, 30, 24, 24, 24  # around a map: labels, title, times; below all
@@ -21,14 +22,15 @@ LABELLED = 130  # symbols of which each has its label
 
 
 def colours(survey: Survey) -> Floats:
-    """(symbols, columns, 3): each cell mixes what its slots are."""
-    shape = (*survey.expected.shape, 3)
-    mixed = np.zeros(shape)
-    for counts, colour in ((survey.traded, DARK), (survey.no_trade, PALE), (survey.maintenance, AMBER), (survey.unknown, RED)):
-        mixed += counts[:, :, None] * np.array(colour)
-    total = survey.expected[:, :, None]
-    image: Floats = np.where(total > 0, mixed / np.maximum(total, 1), np.array(WHITE))
-    return np.clip(image, 0.0, 1.0)
+    """(symbols, columns, 3): each cell mixes what its slots are. What a person looks for is seen where it is only one of many slots."""
+    total = np.maximum(survey.expected, 1)
+    quiet = (survey.no_trade / np.maximum(survey.traded + survey.no_trade, 1))[:, :, None]
+    image = quiet * np.array(PALE) + (1 - quiet) * np.array(DARK)
+    for counts, colour in ((survey.maintenance, AMBER), (survey.unknown, RED)):
+        share = np.where(counts > 0, np.maximum(counts / total, SEEN), 0.0)[:, :, None]
+        image = share * np.array(colour) + (1 - share) * image
+    found: Floats = np.where(survey.expected[:, :, None] > 0, image, np.array(WHITE))
+    return found
 
 
 def picture(surveys: Sequence[Survey]) -> bytes:

@@ -11,7 +11,7 @@ from mdms_pipeline.heatmap import colours, picture
 from mdms_pipeline.market import SETTLE, TIMEFRAMES, instant
 from mdms_pipeline.sandbox import Sandbox
 from mdms_pipeline.store import Warehouse
-from mdms_pipeline.store.slots import FORMING, NO_TRADE, TRADED, UNKNOWN, classify, survey
+from mdms_pipeline.store.slots import FORMING, NO_TRADE, TRADED, UNKNOWN, Survey, classify, survey
 from mdms_pipeline_tests.support import Clock, collect
 
 QUIET = "KRW-META"  # a market that often has no trade in a minute
@@ -78,3 +78,13 @@ def test_the_picture_shows_what_is_unknown_in_red(warehouse: Warehouse, exchange
     assert rows["KRW-ETH"][0, 0] > 0.8 > rows["KRW-BTC"][0, 0]  # red, and blue
     assert rows["KRW-ETH"][-1, 2] > 0.5  # the newest slots are known of both
     assert picture([found]).startswith(b"\x89PNG")
+
+
+def test_one_slot_that_is_missing_among_hundreds_is_seen() -> None:
+    ones = np.ones((1, 3), dtype=np.int64)
+    missing, hole = np.array([[0, 1, 0]]), np.array([[0, 0, 1]])
+    found = Survey("1h", ("KRW-BTC",), np.arange(4), 500 * ones, 500 - missing, 500 - missing - hole, hole, np.zeros(1, np.int64), ())
+    whole, unknown, maintenance = colours(found)[0]
+    assert unknown[0] > 0.6 > whole[0]
+    assert maintenance[0] > 0.6 > whole[0]
+    assert maintenance[1] > unknown[1] + 0.2  # amber, not red
