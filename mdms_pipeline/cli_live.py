@@ -85,11 +85,11 @@ async def _live(
         async with connect(settings.exchange_url, settings.clock) as exchange:
             errors = (wire.ExchangeError,)
             process = Live(watches, warehouse, symbols, exchange, settings.clock, delivery, errors, (wire.NotFound,), tell)
-            wanted = process.engine.wanted
-            said = ", ".join(f"{len(markets)} {frame}" for frame, markets in wanted.items())
+            said = ", ".join(f"{len(markets)} {frame}" for frame, markets in process.wanted.of.items())
             click.echo(f"mdms: {len(watches)} rules on {said} candles; Ctrl-C ends it", err=True)
             with _shown(process, warehouse, settings) if seen else nullcontext(_notice) as notice:
-                heard: Any = listen(settings.exchange_url, wanted, settings.clock, notice=notice)
+                process.notice = notice
+                heard: Any = listen(settings.exchange_url, process.wanted, settings.clock, notice=notice)
                 gc.collect()
                 gc.freeze()  # what stays for good need not be looked through again: a full collection held a close up by 90 ms
                 async with aclosing(heard) as events:

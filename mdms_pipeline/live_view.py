@@ -104,14 +104,21 @@ class View:
         self.live, self.names = live, names
         self.notices: deque[str] = deque(maxlen=3)
         self._closed: dict[str, Signal] = {}  # the last ones of closed bars, by id: those of forming bars come too often to be kept beside
+        self._begin()
+
+    def _begin(self) -> None:
+        """Give every market its place: anew where others are watched."""
+        self._engine, self.names = self.live.engine, {**self.names, **self.live.names}
         self._held: dict[str, tuple[int, list[tuple[Floats, int]]]] = {}
-        lanes = live.engine.lanes
+        lanes = self._engine.lanes
         self._symbols = list(dict.fromkeys(symbol for lane in lanes.values() for symbol in lane.symbols))
         places = {symbol: i for i, symbol in enumerate(self._symbols)}
         self._places = {name: np.array([places[symbol] for symbol in lane.symbols], dtype=np.int64) for name, lane in lanes.items()}
 
     def picture(self, now: float, most: int) -> Picture:
         """What there is to show now, with at most so many markets."""
+        if self._engine is not self.live.engine:
+            self._begin()
         lanes, health, delivery = self.live.engine.lanes, self.live.health, self.live.delivery
         watches = [(lane, i) for lane in lanes.values() for i in range(len(lane.watches))]
         dropped = [f"{len(health.dropped)} not watched: {next(iter(health.dropped))}"] if health.dropped else []

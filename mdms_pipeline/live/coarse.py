@@ -8,7 +8,7 @@ anything is decided on it, and only the forming one is put together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from decimal import Decimal
 
 from mdms_pipeline.live.lane import Bar
@@ -35,6 +35,10 @@ class Parts:
                 del held[old]
         if known is None or part.supersedes(known):
             held[part.opened_at] = part
+
+    def keep(self, symbols: Collection[str]) -> None:
+        """Forget all other symbols."""
+        self._held = {symbol: parts for symbol, parts in self._held.items() if symbol in symbols}
 
     def bar(self, symbol: str, frame: Timeframe, at: Instant) -> Bar | None:
         """The candle of the slot of `frame` that opens at `at`, as far as it has come; None where nothing was traded."""

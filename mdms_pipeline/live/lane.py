@@ -71,9 +71,10 @@ class Lane:
         self.shown = self.said.copy()  # of the bar that forms, as last told
         self.told: list[dict[int, Signal]] = [{} for _ in self.symbols]  # signals of the last bar, by watch
         self.known = np.zeros(len(self.symbols), dtype=np.bool_)  # loaded
+        self.gone: set[str] = set()  # markets that are no more
         self.away = np.zeros(len(self.symbols), dtype=np.bool_)  # not heard at present: the clock closes nothing of theirs
         self.changed: set[int] = set()  # rows whose forming bar was not looked at yet
-        self.watched = np.array([[watch.takes(symbol) for symbol in self.symbols] for watch in self.watches])
+        self.watched = np.array([[watch.takes(symbol) for symbol in self.symbols] for watch in self.watches], dtype=np.bool_)
 
     # ---- what is known at the beginning
 
@@ -90,6 +91,25 @@ class Lane:
         if rows:
             self._say(np.array(rows), self.before, np.ones(len(rows), dtype=np.bool_), back=1)
             self._say(np.array(rows), self.said, np.ones(len(rows), dtype=np.bool_))
+
+    def adopt(self, other: Lane) -> None:
+        """Go on with all that another lane of the same watches knows, as far as its symbols are also here: nothing is judged anew."""
+        places = [(row, other.tape.row[symbol]) for row, symbol in enumerate(self.symbols) if symbol in other.tape.row]
+        mine, theirs = (np.array(rows, dtype=np.int64) for rows in (zip(*places, strict=True) if places else ((), ())))
+        self.tape.adopt(other.tape, mine, theirs)
+        for ours, held in ((self.said, other.said), (self.before, other.before), (self.shown, other.shown)):
+            ours[:, mine] = held[:, theirs]
+        self.known[mine], self.away[mine] = other.known[theirs], other.away[theirs]
+        for row, its in places:
+            self.forming[row], self.last[row], self.told[row] = other.forming[its], other.last[its], other.told[its]
+        self.changed = {row for row, its in places if its in other.changed}
+        self.doubted, self.gone = other.doubted & set(self.symbols), other.gone & set(self.symbols)
+        self.closed = other.closed
+
+    def knows(self, symbol: str) -> bool:
+        """Whether anything is known of it."""
+        row = self.tape.row.get(symbol)
+        return row is not None and bool(self.known[row])
 
     # ---- messages and the clock
 
@@ -154,6 +174,7 @@ class Lane:
         row = self.tape.row[symbol]
         self.known[row], self.away[row], self.forming[row] = False, False, None
         self.doubted.discard(symbol)
+        self.gone.add(symbol)
 
     def told_by_rest(self, symbol: str, candles: Candles, now: float) -> list[Signal]:
         """Candles of one symbol, oldest first, from its last closed bar on and without a gap; the newest may still form."""

@@ -4,7 +4,9 @@
 2. Joined   the stream flows: the closed candles since the last known ones are asked of REST while the messages wait in a queue
 3. Heard    forming bars; those that close are judged; `tick` closes by the exchange's clock once the queue is empty
 4. Lost     nothing is closed until the stream flows again and 2 was done
-5. 1d, 1w and 1M: when such a bar has closed, its candle is asked of REST before anything is decided on it (`coarse.py`)
+5. Followed once a minute the warehouse is looked at: candles that were revised, and which markets are collected (`universe.py`).
+           What has changed is taken in once all that has closed is judged: what is known of the others stays as it is
+6. 1d, 1w and 1M: when such a bar has closed, its candle is asked of REST before anything is decided on it (`coarse.py`)
 
 Nothing here is written to the warehouse, and no candle is kept.
 """
@@ -18,7 +20,9 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from mdms_pipeline.collect.socket import Heard, Joined, Lost
+import duckdb
+
+from mdms_pipeline.collect.socket import Heard, Joined, Lost, Wanted
 from mdms_pipeline.live.coarse import PART
 from mdms_pipeline.live.deliver import Delivery
 from mdms_pipeline.live.engine import Engine, Message, bars_of
@@ -29,6 +33,7 @@ from mdms_pipeline.live.load import Found, judged_bars, load, reloaded
 from mdms_pipeline.live.news import News
 from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.live.tape import NEVER
+from mdms_pipeline.live.universe import Change, change
 from mdms_pipeline.live.watch import Watch, signals
 from mdms_pipeline.market import Candles, Instant, timeframe
 from mdms_pipeline.store import Warehouse
@@ -97,11 +102,16 @@ class Live:
         with warehouse.read() as connection:
             self._no_trade = no_trade(connection)
         self.engine = Engine(watches, symbols, self._no_trade != SKIP, clock)
+        self.wanted = Wanted(self.engine.wanted)  # what the stream is to tell of
+        self.names: Mapping[str, str] = {}  # symbol -> Korean name, as the universe was last taken in
+        self.notice: Callable[[str], None] = lambda said: None  # hears who joined and who left
         self._queue: asyncio.Queue[Waiting] = asyncio.Queue()
         self._reached: dict[str, Instant] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._asked_for: dict[str, Instant] = {}  # coarse timeframe -> the slot whose candles were asked for
-        self._from: dict[str, Instant] = {}  # timeframe -> the first bar that a watch which is new tells of
+        self._from: dict[str, Instant] = {}  # timeframe -> the first bar that a watch, or a market, which is new tells of
+        self._judged: dict[str, Instant] = {}  # timeframe -> the newest bar up to which all was judged
+        self._change: Change | None = None  # of the universe, not taken in yet
         self._at_work = False
         self._revisions: dict[Partition, int] = {}  # of the stored candles, when they were last looked at
         self._mend_at = self._follow_at = -math.inf
@@ -115,7 +125,8 @@ class Live:
         self.news = News()
         read: list[tuple[Lane, list[Found]]] = []
         again: dict[str, Instant] = {}  # timeframe -> the first bar that is judged once more
-        self._revisions = {partition: standing.revision for partition, standing in self._standings().items()}
+        with self.warehouse.read() as connection:
+            self._revisions = {partition: standing.revision for partition, standing in self._standings(connection).items()}
         for name, lane in self.engine.lanes.items():
             self._from[name] = lane.frame.after(lane.settled(self.clock()))
             self._news_from(lane, held)
@@ -126,8 +137,7 @@ class Live:
             if starts:  # the warehouse may end before what was judged: REST tells those bars once more
                 again[name] = min([*starts, *(gap.last for gap in gaps_of(lane))])
                 read.append((lane, found))
-            missing = set(lane.symbols) - {each.loaded.symbol for each in found}
-            self.health.dropped |= {f"{symbol} {name}": "no candle is stored: collect it with `mdms run`" for symbol in missing}
+            self._say_missing(lane)
         if again:
             told = told_since(self.delivery.journal, min(again.values()))
             self.news.recall(signal for signal in told if signal.timeframe in again and signal.opened_at >= again[signal.timeframe])
@@ -217,7 +227,7 @@ class Live:
         self._hear(messages)
         await self._mend_doubted()
         if self._queue.empty():
-            self._look()
+            await self._renew(self._look())
         return True
 
     async def _gathered(self) -> list[Waiting]:
@@ -275,8 +285,8 @@ class Live:
             self.health.heard_at = heard[-1].received_at
             self._tell(self.engine.hear([message_of(each) for each in heard]), arrived=heard[0].received_at)
 
-    def _look(self) -> None:
-        """What the clock closes, and how far all is judged by that."""
+    def _look(self) -> float:
+        """What the clock closes, and how far all is judged by that; when that was (s UTC)."""
         now = self.clock()
         found = self.engine.tick(now)
         reached = {name: lane.settled(now) for name, lane in self.engine.fine.items() if not lane.doubted} if not self._away else {}
@@ -291,6 +301,7 @@ class Live:
         if self.timer() - self._shown_at >= SHOW:
             self._shown_at = self.timer()
             self._out(self.engine.peek())
+        return now
 
     # ---- REST
 
@@ -388,24 +399,74 @@ class Live:
     # ---- the warehouse, as it goes on
 
     async def _follow(self) -> None:
-        """Whose stored candles were revised, rescaled, or reach further back now: what is in RAM stands on others. Who was delisted."""
-        found = await asyncio.to_thread(self._standings)
+        """Whose stored candles were revised, rescaled, or reach further back now: what is in RAM stands on others. Who was delisted.
+        Who joined the collected universe, and who left it."""
+        self._change = None  # what is looked up now counts
+        found, self._change = await asyncio.to_thread(self._looked_up)
         for (symbol, name), standing in found.items():
             if standing.state == DELISTED:
                 self._drop(symbol, name, standing.reason or "delisted")
-            elif self._revisions.get((symbol, name), standing.revision) != standing.revision:
+            elif self._revisions.get((symbol, name), standing.revision) != standing.revision and self.engine.lanes[name].knows(symbol):
                 self.engine.lanes[name].doubted.add(symbol)
         self._revisions = {partition: standing.revision for partition, standing in found.items()}
 
-    def _standings(self) -> dict[Partition, Standing]:
-        partitions = [(symbol, name) for name, lane in self.engine.lanes.items() for symbol in lane.symbols]
+    def _looked_up(self) -> tuple[dict[Partition, Standing], Change | None]:
         with self.warehouse.read() as connection:
-            return standings(connection, partitions)
+            return self._standings(connection), change(connection, self.engine, self.symbols)
+
+    async def _renew(self, now: float) -> None:
+        """Take in what became of the universe, once all that has closed at `now` is judged and written down: the stretches of the markets
+        until now end there, and those of the new ones begin with the next bar."""
+        new, settled = self._change, {name: lane.settled(now) for name, lane in self.engine.lanes.items()}
+        if new is None or self._away or self._judged != settled or any(lane.doubted for lane in self.engine.lanes.values()):
+            return
+        self._change = None
+        self._from = {name: lane.frame.after(settled[name]) for name, lane in self.engine.lanes.items()}
+        if new.joined or new.left:
+            self._watch_others(new)
+        for name, found in new.found.items():
+            self._take_in(self.engine.lanes[name], found)
+        self._revisions |= new.revisions
+        self._begin_stretches()
+        heard = {each.loaded.symbol for found in new.found.values() for each in found} - set(new.joined)
+        if heard:  # the others are once the stream has joined them
+            await self._close_gap(heard)
+
+    def _watch_others(self, new: Change) -> None:
+        """Go on with other markets: those that joined are away until the stream tells of them."""
+        self.symbols = [*(symbol for symbol in self.symbols if symbol not in new.left), *new.joined]
+        self.engine, self.names = self.engine.of(self.symbols), new.names
+        if new.joined:
+            self._hold(new.joined, True)
+        self.health.dropped = {what: why for what, why in self.health.dropped.items() if what.split()[0] not in new.left}
+        for lane in self.engine.lanes.values():
+            self._say_missing(lane)
+        self.wanted.change(self.engine.wanted)
+        for symbols, said in ((new.joined, "joined: watched from the next bar to close on"), (new.left, "left: not watched any more")):
+            if symbols:
+                self.notice(f"{', '.join(symbols)} {said}")
+
+    def _take_in(self, lane: Lane, found: Sequence[Found]) -> None:
+        """Markets of which nothing was known in this timeframe: what they say is news from the next bar to close on."""
+        lane.load(each.loaded for each in found)
+        symbols = [each.loaded.symbol for each in found]
+        for watch in lane.watches:
+            self.news.begin(watch.known_by, symbols, self._from[lane.frame.name])
+        for symbol in symbols:
+            self.health.dropped.pop(f"{symbol} {lane.frame.name}", None)
+
+    def _say_missing(self, lane: Lane) -> None:
+        missing = [symbol for symbol in lane.symbols if not lane.knows(symbol) and symbol not in lane.gone]
+        self.health.dropped |= {f"{symbol} {lane.frame}": "no candle is stored: collect it with `mdms run`" for symbol in missing}
+
+    def _standings(self, connection: duckdb.DuckDBPyConnection) -> dict[Partition, Standing]:
+        return standings(connection, [(symbol, name) for name, lane in self.engine.lanes.items() for symbol in lane.symbols])
 
     # ---- out
 
     def _tell(self, found: Sequence[Signal], reached: Mapping[str, Instant] | None = None, arrived: float | None = None) -> None:
         """Hand out what is news; `reached` is the newest bar of each timeframe up to which all is judged."""
+        self._judged.update(reached or {})
         self._out(self.news.fresh(found), self._marks(reached or {}))
         if arrived is not None and found:
             self.health.slowest = max(self.health.slowest, self.clock() - arrived)

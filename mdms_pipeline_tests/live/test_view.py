@@ -178,6 +178,15 @@ def test_a_picture_of_a_process(live: Live) -> None:
     assert len(lines(found, 80, 24)) == 24
 
 
+def test_other_markets_are_shown_once_they_are_watched(live: Live) -> None:
+    view = View(live, {})
+    assert view.picture(NOW, 24).count == 3
+    live.engine, live.names = live.engine.of(["KRW-ETH"]), {"KRW-ETH": "이더리움"}
+    found = view.picture(NOW, 24)
+    assert [(one.symbol, one.name) for one in found.markets] == [("KRW-ETH", "이더리움")]
+    assert found.markets[0].price == candles(NOW // 3600 * 3600 - 40 * 3600, 40).close[-1]
+
+
 def test_it_is_drawn_on_a_screen_of_its_own_which_is_left_behind(
     live: Live, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
