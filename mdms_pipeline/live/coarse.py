@@ -8,7 +8,7 @@ anything is decided on it, and only the forming one is put together.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 
 from mdms_pipeline.live.lane import Bar
@@ -46,9 +46,13 @@ class Parts:
         parts = [part for opened_at, part in sorted(self._held.get(symbol, {}).items()) if at <= opened_at < end]
         if not parts:
             return None
-        opening, high, low, close, volume, value = zip(*(part.candle for part in parts), strict=True)
-        candle = (opening[0], max(high), min(low), close[-1], total(volume), total(value))
-        return Bar(at, candle, parts[-1].at, parts[-1].received_at)
+        return Bar(at, together([part.candle for part in parts]), parts[-1].at, parts[-1].received_at)
+
+
+def together(candles: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    """One candle of several that follow each other, as PRICES_AND_AMOUNTS."""
+    opening, high, low, close, volume, value = zip(*candles, strict=True)
+    return opening[0], max(high), min(low), close[-1], total(volume), total(value)
 
 
 def total(amounts: Iterable[float]) -> float:

@@ -215,17 +215,10 @@ class Lane:
         self.changed.clear()
         if not len(rows):
             return []
-        bars = [bar for row in rows.tolist() if (bar := self.forming[row]) is not None]
-        fresh = self.tape.peek(rows, np.array([bar.candle for bar in bars]).T)
-        now = self.clock()
-        found = []
-        for i, watch in enumerate(self.watches):
-            past = self._past(watch)
-            columns = past.columns_with(rows, {name: fresh[name] for name in past.names})
-            said = verdicts(watch, _deep(columns, watch), past.count[rows])[-1]
+        bars, now, found = self._bars(rows), self.clock(), list[Signal]()
+        for i, said, columns in self.provisional(rows, range(len(self.watches))):
             for j in np.flatnonzero((said != self.shown[i, rows]) & self.watched[i, rows]).tolist():
-                row, bar = int(rows[j]), bars[j]
-                decided = values(watch, {name: column[:, j] for name, column in columns.items()}, len(columns["close"]) - 1)
+                row, bar, watch, decided = int(rows[j]), bars[j], self.watches[i], decided_at(self.watches[i], columns, j)
                 found.append(
                     signal(
                         watch, self.symbols[row], bar.opened_at, int(said[j]), int(self.said[i, row]), decided, bar.received_at, now, True
@@ -233,6 +226,18 @@ class Lane:
                 )
             self.shown[i, rows] = said
         return found
+
+    def provisional(self, rows: Rows, among: Iterable[int]) -> Iterator[tuple[int, Verdicts, dict[str, Floats]]]:
+        """What each of these watches says of the bars that form at `rows` (each has one), and the columns that it reads, (bars, rows) by
+        name. Nothing is kept."""
+        fresh = self.tape.peek(rows, np.array([bar.candle for bar in self._bars(rows)]).T)
+        for i in among:
+            watch, past = self.watches[i], self._past(self.watches[i])
+            columns = past.columns_with(rows, {name: fresh[name] for name in past.names})
+            yield i, verdicts(watch, _deep(columns, watch), past.count[rows])[-1], columns
+
+    def _bars(self, rows: Rows) -> list[Bar]:
+        return [bar for row in rows.tolist() if (bar := self.forming[row]) is not None]
 
     # ---- bars that closed
 
@@ -357,6 +362,17 @@ class Lane:
 def rows_of(candles: Candles) -> Iterator[tuple[Instant, tuple[float, ...]]]:
     """The opening of each candle and its numbers, as PRICES_AND_AMOUNTS."""
     return zip(candles.opened_at.tolist(), zip(*(getattr(candles, name).tolist() for name in PRICES_AND_AMOUNTS), strict=True), strict=True)
+
+
+def candles_of(bars: Sequence[Bar]) -> Candles:
+    """The other way round."""
+    columns = np.array([bar.candle for bar in bars]).reshape(len(bars), len(PRICES_AND_AMOUNTS)).T
+    return Candles(np.array([bar.opened_at for bar in bars], dtype=np.int64), *columns)
+
+
+def decided_at(watch: Watch, columns: Mapping[str, Floats], place: int) -> dict[str, float | None]:
+    """What decides a watch at the last bar of one symbol of `columns`, (bars, symbols) by name."""
+    return values(watch, {name: column[:, place] for name, column in columns.items()}, len(columns["close"]) - 1)
 
 
 def _deep(columns: dict[str, Floats], watch: Watch) -> dict[str, Floats]:

@@ -197,6 +197,11 @@ class Live:
         """Whether all that has come is done with."""
         return self._queue.empty() and not self._at_work and not self._asking
 
+    @property
+    def quiet(self) -> bool:
+        """Whether all that was heard is judged, and everybody may be asked what stands."""
+        return self.health.state == "live" and self._queue.empty() and not self._at_work
+
     async def _listen(self, events: AsyncIterator[Event]) -> None:
         try:
             async for event in events:
