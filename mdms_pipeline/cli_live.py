@@ -25,11 +25,12 @@ LOOKS = 2  # times a second that the view is drawn
 def explained() -> Iterator[None]:
     """Errors that explain themselves are one message and exit code 1."""
     from mdms_pipeline.backtest.strategy import ParamError
+    from mdms_pipeline.live.room import OverMemory
     from mdms_pipeline.live_watch import UnknownScreen
 
     try:
         yield
-    except (ParamError, UnknownScreen) as error:
+    except (ParamError, UnknownScreen, OverMemory) as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -67,7 +68,8 @@ def live(strategies: Sequence[str], screens: Sequence[str], as_json: bool) -> No
     if not symbols:
         raise click.ClickException("no market is collected yet: run `mdms run` first")
     seen = sys.stdout.isatty() and not as_json
-    asyncio.run(_live(settings, warehouse, kept, symbols, _nobody if seen else _teller(as_json), seen))
+    with explained():
+        asyncio.run(_live(settings, warehouse, kept, symbols, _nobody if seen else _teller(as_json), seen))
 
 
 async def _live(

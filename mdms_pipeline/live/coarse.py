@@ -16,6 +16,7 @@ from mdms_pipeline.market import TIMEFRAMES, Instant, Timeframe
 
 PART = TIMEFRAMES["4h"]  # the longest candle that the socket has; days, weeks and months are whole numbers of it
 COARSE = ("1d", "1w", "1M")
+BAR = 600  # bytes of one in RAM at the most, its place in a dictionary included; tracemalloc
 
 
 class Parts:
@@ -35,6 +36,11 @@ class Parts:
                 del held[old]
         if known is None or part.supersedes(known):
             held[part.opened_at] = part
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in RAM."""
+        return BAR * sum(map(len, self._held.values()))
 
     def keep(self, symbols: Collection[str]) -> None:
         """Forget all other symbols."""

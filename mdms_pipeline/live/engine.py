@@ -51,6 +51,11 @@ class Engine:
     def coarse(self) -> Mapping[str, Lane]:
         return {name: lane for name, lane in self.lanes.items() if name in COARSE}
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes in RAM."""
+        return self.parts.nbytes + sum(lane.nbytes for lane in self.lanes.values())
+
     def hear(self, messages: Sequence[Message]) -> list[Signal]:
         """Candles in the order in which they came."""
         found = []

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from mdms_pipeline.live.signal import Signal
+from mdms_pipeline.calculate.indicator import Indicator
+from mdms_pipeline.live.signal import SIGNAL, Signal
 from mdms_pipeline.live.tape import NEVER, Loaded, Past, Rows, Tape
 from mdms_pipeline.live.watch import Watch, known, signal, values, verdicts
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, SETTLE, Candles, Floats, Instant, timeframe
@@ -43,7 +44,40 @@ class Bar:
         return volume >= held if math.isnan(self.at + other.at) else (self.at, volume) >= (other.at, held)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What a lane of some rules holds of every market."""
+
+    needed: tuple[Indicator, ...]  # upstream first
+    columns: tuple[str, ...]  # that the rules read
+    lookback: int  # bars
+    flat: bool
+    rules: int
+
+    @property
+    def held(self) -> int:
+        """Bytes of one market, without the signals told at its last bar."""
+        names, depth = len({*self.columns, "close"}), self.lookback + 2
+        past = NUMBER * (names * depth + depth + 1)
+        return (2 if self.flat else 1) * past + 2 * self.working + NUMBER + 4 * self.rules + 2 + MARKET
+
+    @property
+    def working(self) -> int:
+        """Bytes of one market's memories: held twice, and once more while a bar is calculated."""
+        return NUMBER * sum(indicator.memory_shape[0] for indicator in self.needed)
+
+
+def shape_of(watches: Sequence[Watch], flat: bool) -> Shape:
+    """Of rules of one timeframe."""
+    rules = [rule for watch in watches for rule in watch.rules]
+    columns = dict.fromkeys(name for watch in watches for name in watch.columns.values())
+    lookback = max(max(watch.lookback, (watch.max_age or 0) if flat else 0) for watch in watches)
+    return Shape(needed(rules), (*columns, *(("volume",) if flat and "volume" not in columns else ())), lookback, flat, len(watches))
+
+
 FINAL = math.inf  # REST told it after it had closed and settled
+NUMBER = 8  # bytes
+MARKET = 2_000  # bytes of one market's forming and last bar and its places in lists and dictionaries at the most; tracemalloc
 VOLUME, CLOSE = PRICES_AND_AMOUNTS.index("volume"), PRICES_AND_AMOUNTS.index("close")
 
 
@@ -59,11 +93,8 @@ class Lane:
     closed: int = 0  # bars, ever
 
     def __post_init__(self) -> None:
-        self.frame = timeframe(self.watches[0].timeframe)
-        rules = [rule for watch in self.watches for rule in watch.rules]
-        columns = tuple(dict.fromkeys(name for watch in self.watches for name in watch.columns.values()))
-        lookback = max(max(watch.lookback, (watch.max_age or 0) if self.flat else 0) for watch in self.watches)
-        self.tape = Tape(self.frame, self.symbols, needed(rules), (*columns, *(("volume",) if self.flat else ())), lookback, self.flat)
+        self.frame, shape = timeframe(self.watches[0].timeframe), shape_of(self.watches, self.flat)
+        self.tape = Tape(self.frame, self.symbols, shape.needed, shape.columns, shape.lookback, self.flat)
         self.forming: list[Bar | None] = [None] * len(self.symbols)
         self.last: list[Bar | None] = [None] * len(self.symbols)  # the last closed bar, where it was closed here
         self.said = np.full((len(self.watches), len(self.symbols)), UNKNOWN, dtype=np.int8)  # of the last closed bar
@@ -203,9 +234,9 @@ class Lane:
     @property
     def nbytes(self) -> int:
         """What it takes in RAM, as far as it grows with the symbols."""
-        pasts = (self.tape.bars, self.tape.trades) if self.flat else (self.tape.bars,)
-        memories = (*self.tape.memory.values(), *self.tape.undo_memory.values())
-        return sum(past.values.nbytes + past.opened_at.nbytes for past in pasts) + sum(memory.nbytes for memory in memories)
+        marks = (self.said, self.before, self.shown, self.watched, self.known, self.away)
+        arrays = self.tape.nbytes + sum(mark.nbytes for mark in marks)
+        return arrays + MARKET * len(self.symbols) + SIGNAL * sum(map(len, self.told))
 
     # ---- bars that form
 

@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mdms_pipeline.live.parity import Key, content, key_of
-from mdms_pipeline.live.signal import Signal
+from mdms_pipeline.live.signal import SIGNAL, Signal
 from mdms_pipeline.live.watch import Name
 from mdms_pipeline.market import Instant
 
-REMEMBERED = 10_000  # signals, some 10 MB, of which the older half is forgotten then: what is judged again is told again by the journal
+REMEMBERED = 10_000  # signals, of which the older half is forgotten then: what is judged again is told again by the journal
 
 
 class News:
@@ -24,6 +24,11 @@ class News:
         self.told: dict[Key, Signal] = {}
         self._since: dict[tuple[Name, str], Instant] = {}  # bars before are nobody's news
         self.recall(told)
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in RAM."""
+        return SIGNAL * len(self.told)
 
     def recall(self, told: Iterable[Signal]) -> None:
         """These were told before, as the journal has it."""

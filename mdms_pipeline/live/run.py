@@ -22,16 +22,17 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from mdms_pipeline.collect.socket import Heard, Joined, Lost, Wanted
+from mdms_pipeline.collect.socket import QUEUED, Heard, Joined, Lost, Wanted
 from mdms_pipeline.live.coarse import PART
 from mdms_pipeline.live.deliver import Delivery
 from mdms_pipeline.live.engine import Engine, Message, bars_of
 from mdms_pipeline.live.gap import Answer, Asked, Gap, Refusal, close_gaps
-from mdms_pipeline.live.journal import Journal
+from mdms_pipeline.live.journal import BOUND, INDEXED, SHORTEST, Journal
 from mdms_pipeline.live.lane import Bar, Lane
 from mdms_pipeline.live.load import Found, judged_bars, load, reloaded
-from mdms_pipeline.live.news import News
-from mdms_pipeline.live.signal import Signal
+from mdms_pipeline.live.news import REMEMBERED, News
+from mdms_pipeline.live.room import OverMemory, Room, check_room, room_of
+from mdms_pipeline.live.signal import SIGNAL, Signal
 from mdms_pipeline.live.tape import NEVER
 from mdms_pipeline.live.universe import Change, change
 from mdms_pipeline.live.watch import Watch, signals
@@ -47,6 +48,9 @@ SHOW = 1.0  # s of our time between two looks at what forms
 AGAIN = 5.0  # s of our time until REST is asked again for what it did not answer
 RECENT = 100  # signals that are kept to be shown
 FOLLOW = 60.0  # s of our time between two looks at what became of the stored candles
+WAITING = 20_000  # events that wait at the most while a gap is closed; then the stream waits
+EVENT = 500  # bytes of one in RAM at the most; tracemalloc
+FIXED = SIGNAL * (REMEMBERED + RECENT) + EVENT * (WAITING + QUEUED) + INDEXED * (BOUND // SHORTEST)  # bytes, whatever is watched
 MEND = 190  # bars that are told again by REST where one of them is doubted
 
 
@@ -75,6 +79,7 @@ class Health:
     late: int = 0  # signals of bars that closed while nobody listened
     heard_at: float = math.nan  # s UTC: the newest message
     slowest: float = 0.0  # s from a message's arrival to the emission of its signals
+    held: int = 0  # bytes in RAM, looked at once a second
     dropped: dict[str, str] = field(default_factory=dict)  # "symbol timeframe" -> why it is not watched (any more)
 
 
@@ -94,13 +99,17 @@ class Live:
         tell: Callable[[Sequence[Signal]], None] = lambda signals: None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`symbols` are collected; `expected` are the errors of an exchange that does not answer, `gone` those of a market that is none."""
+        """`symbols` are collected; `expected` are the errors of an exchange that does not answer, `gone` those of a market that is none.
+
+        Raises OverMemory where these rules on these markets may need more than they are allowed.
+        """
         self.watches, self.warehouse, self.exchange, self.clock, self.timer = watches, warehouse, exchange, clock, timer
         self.delivery, self.expected, self.gone, self.symbols, self.hand = delivery, expected, gone, symbols, tell
         self.health, self.news = Health(), News()
         self.recent: list[Signal] = []  # the last ones, newest last
         with warehouse.read() as connection:
             self._no_trade = no_trade(connection)
+        self.room = check_room(self._room_for(symbols))
         self.engine = Engine(watches, symbols, self._no_trade != SKIP, clock)
         self.wanted = Wanted(self.engine.wanted)  # what the stream is to tell of
         self.names: Mapping[str, str] = {}  # symbol -> Korean name, as the universe was last taken in
@@ -116,6 +125,15 @@ class Live:
         self._revisions: dict[Partition, int] = {}  # of the stored candles, when they were last looked at
         self._mend_at = self._follow_at = -math.inf
         self._shown_at = -math.inf
+
+    def _room_for(self, symbols: Sequence[str]) -> Room:
+        return room_of(self.watches, symbols, self._no_trade != SKIP, FIXED, self.warehouse.memory_mb)
+
+    @property
+    def nbytes(self) -> int:
+        """What all that is held takes in RAM; `room` is what it may."""
+        told = SIGNAL * len(self.recent) + self.news.nbytes + self.delivery.journal.nbytes
+        return self.engine.nbytes + told + EVENT * self._queue.qsize()
 
     # ---- the beginning
 
@@ -205,6 +223,8 @@ class Live:
     async def _listen(self, events: AsyncIterator[Event]) -> None:
         try:
             async for event in events:
+                while self._queue.qsize() >= WAITING:
+                    await asyncio.sleep(LOOK)
                 self._queue.put_nowait(event)
         finally:
             self._queue.put_nowait(None)
@@ -305,6 +325,7 @@ class Live:
             self._asking[""].add_done_callback(lambda task: self._asking.pop("", None))
         if self.timer() - self._shown_at >= SHOW:
             self._shown_at = self.timer()
+            self.health.held = self.nbytes
             self._out(self.engine.peek())
         return now
 
@@ -426,6 +447,7 @@ class Live:
         if new is None or self._away or self._judged != settled or any(lane.doubted for lane in self.engine.lanes.values()):
             return
         self._change = None
+        new = self._as_far_as_fits(new)
         self._from = {name: lane.frame.after(settled[name]) for name, lane in self.engine.lanes.items()}
         if new.joined or new.left:
             self._watch_others(new)
@@ -437,9 +459,19 @@ class Live:
         if heard:  # the others are once the stream has joined them
             await self._close_gap(heard)
 
+    def _as_far_as_fits(self, new: Change) -> Change:
+        """Nobody joins where there is no room for all."""
+        try:
+            self.room = check_room(self._room_for(_after(self.symbols, new)))
+        except OverMemory as error:
+            self.health.dropped |= dict.fromkeys(new.joined, str(error))
+            new = new.without_joining()
+            self.room = self._room_for(_after(self.symbols, new))
+        return new
+
     def _watch_others(self, new: Change) -> None:
         """Go on with other markets: those that joined are away until the stream tells of them."""
-        self.symbols = [*(symbol for symbol in self.symbols if symbol not in new.left), *new.joined]
+        self.symbols = _after(self.symbols, new)
         self.engine, self.names = self.engine.of(self.symbols), new.names
         if new.joined:
             self._hold(new.joined, True)
@@ -510,6 +542,11 @@ def gaps_of(lane: Lane) -> list[Gap]:
         for row, (symbol, last) in enumerate(zip(lane.symbols, lane.tape.last.tolist(), strict=True))
         if last != NEVER and lane.known[row]
     ]
+
+
+def _after(symbols: Sequence[str], new: Change) -> list[str]:
+    """The markets that are watched once a change is taken in."""
+    return [*(symbol for symbol in symbols if symbol not in new.left), *new.joined]
 
 
 def _last(lane: Lane, symbol: str) -> Instant:

@@ -44,6 +44,10 @@ class Past:
         self.opened_at = np.full((depth + 1, symbols), NEVER, dtype=np.int64)
         self.count = np.zeros(symbols, dtype=np.int64)  # bars since each symbol's first
 
+    @property
+    def nbytes(self) -> int:
+        return int(self.values.nbytes + self.opened_at.nbytes + self.count.nbytes)
+
     def put(self, row: int, opened_at: Instants, columns: Mapping[str, Floats], count: int) -> None:
         """Begin a symbol anew with these bars."""
         kept = min(len(opened_at), len(self.opened_at))
@@ -106,6 +110,13 @@ class Tape:
         """The opening of each symbol's last closed bar, NEVER where there is none."""
         last: Instants = self.bars.opened_at[-1]
         return last
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in RAM."""
+        pasts = (self.bars, self.trades) if self.flat else (self.bars,)
+        memories = (*self.memory.values(), *self.undo_memory.values())
+        return int(self.traded_at.nbytes) + sum(int(each.nbytes) for each in (*pasts, *memories))
 
     def load(self, given: Loaded) -> None:
         """Begin a symbol with what is known of it."""
