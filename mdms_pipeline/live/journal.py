@@ -349,7 +349,7 @@ def line_of(said: Said) -> Line:
 
 def spoken(signal: Signal) -> Said:
     """A signal as JSON holds it: the journal's line and the webhook's body. What is not finite is not known."""
-    said: Said = {"id": signal.id, **{name: getattr(signal, name) for name in NAMES}}
+    said: Said = {"id": signal.id, **vars(signal)}
     said["values"] = {name: _known(value) for name, value in signal.values.items()}
     return said
 
