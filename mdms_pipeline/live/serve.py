@@ -28,6 +28,7 @@ from mdms_pipeline.live.desk import forming_of, said_of
 from mdms_pipeline.live.engine import Engine
 from mdms_pipeline.live.lane import Bar, Lane
 from mdms_pipeline.live.run import Live
+from mdms_pipeline.market import Instant
 
 Words = Mapping[str, Any]  # a line as JSON holds it
 SECONDS = 1.0  # for a question to come, and for an answer to be taken
@@ -63,7 +64,7 @@ def _signal(engine: Engine, now: float, question: Words) -> Words | None:
     if deaf := _unheard(lane, [symbol]):
         return _no(f"does not hear {deaf[0]} {lane.frame}")
     row, among = lane.tape.row[symbol], [held[each] for each in wanted]
-    if _over(lane, row, now):
+    if _over(lane, row, lane.settled(now)):
         return None
     said, forming = (tuple(asdict(each) for each in found(lane, row, among)) for found in (said_of, forming_of))
     return {"opened_at": int(lane.tape.last[row]), "said": said, "forming": forming}
@@ -75,17 +76,14 @@ def _bars(engine: Engine, now: float, question: Words) -> Words | None:
     lane = next((lane for name in question["timeframes"] if (lane := engine.lanes.get(name)) and not _unheard(lane, symbols)), None)
     if lane is None:
         return _no(f"does not hear all {len(symbols)} markets in {' or '.join(question['timeframes'])}")
-    rows = [lane.tape.row[symbol] for symbol in symbols]
-    if any(_over(lane, row, now) for row in rows):
+    rows, settled = [lane.tape.row[symbol] for symbol in symbols], lane.settled(now)
+    if any(_over(lane, row, settled) for row in rows):
         return None
-    markets = {symbol: _market(lane, row) for symbol, row in zip(symbols, rows, strict=True)}
-    return {"timeframe": lane.frame.name, "at": now, "settled": lane.settled(now), "markets": markets}
-
-
-def _market(lane: Lane, row: int) -> Words:
-    """One market's bars; `last` is the last closed one where it was closed here, else the warehouse has it."""
-    opened_at = lane.tape.bars.opened_at[-2:, row].tolist()
-    return {"forming": _bar(lane.forming[row]), "last": _bar(lane.last[row]), "before_last": opened_at[0], "last_opened": opened_at[1]}
+    names = ("forming", "last", "before_last", "last_opened")  # `last` where it was closed here, else the warehouse has it
+    bars = ([_bar(one[row]) for row in rows] for one in (lane.forming, lane.last))
+    found = zip(*bars, *lane.tape.bars.opened_at[-2:, rows].tolist(), strict=True)
+    markets = {symbol: dict(zip(names, values, strict=True)) for symbol, values in zip(symbols, found, strict=True)}
+    return {"timeframe": lane.frame.name, "at": now, "settled": settled, "markets": markets}
 
 
 def _bar(bar: Bar | None) -> Sequence[Any] | None:
@@ -97,9 +95,9 @@ def _unheard(lane: Lane, symbols: Sequence[str]) -> list[str]:
     return [symbol for symbol in symbols if not lane.knows(symbol) or lane.away[lane.tape.row[symbol]] or symbol in lane.doubted]
 
 
-def _over(lane: Lane, row: int, now: float) -> bool:
-    """Whether a bar of this market is over and not closed yet."""
-    forming, settled = lane.forming[row], lane.settled(now)
+def _over(lane: Lane, row: int, settled: Instant) -> bool:
+    """Whether a bar of this market is over, `settled` being the newest slot that is, and not closed yet."""
+    forming = lane.forming[row]
     if forming is not None:
         return forming.opened_at <= settled
     return lane.flat and int(lane.tape.last[row]) < settled
