@@ -1,6 +1,7 @@
-"""What a strategy says of a market now: `mdms_pipeline.signal` and `mdms signal`. Needs no process that listens.
+"""What a strategy says of a market now: `mdms_pipeline.signal` and `mdms signal`.
 
-Stands on the stored candles, and on those that closed since, for which the exchange is asked (one request).
+By a running `mdms live` that watches it, from its RAM. Without one it stands on the stored candles, and on those that closed since, for
+which the exchange is asked (one request).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 from mdms_pipeline.backtest.find import recipe_of
 from mdms_pipeline.collect.client import connect
+from mdms_pipeline.live.ask import asked_signal
 from mdms_pipeline.live.desk import Answer, Desk
 from mdms_pipeline.live.gap import Gap, pages
 from mdms_pipeline.live_watch import strategy_watches
@@ -30,13 +32,16 @@ _guard = threading.Lock()
 def signal(symbol: str, strategy: str, settings: Settings | None = None, ask: bool = True) -> Answer:
     """What `strategy` says of `symbol` at its last closed bar and at the one that forms; by which way, and how long it took.
 
-    Without `ask` of the stored candles alone: nobody is asked, `behind` says how many slots have closed since. Raises ParamError for a
-    strategy that is not known, ValueError for a symbol that is none or of which nothing is stored, ExchangeError where the exchange fails.
+    Without `ask` of the stored candles alone: nobody is asked, a running `mdms live` neither; `behind` says how many slots have closed
+    since. Raises ParamError for a strategy that is not known, ValueError for a symbol that is none or of which nothing is stored,
+    ExchangeError where the exchange fails.
     """
     settings = Settings.load() if settings is None else settings
     watches = strategy_watches(recipe_of(settings, strategy).usual)
-    desk = _desk(settings)
-    return desk.ask(watches, check_symbol(symbol), _asking(settings) if ask else None)
+    check_symbol(symbol)
+    if ask and (found := asked_signal(settings.home, watches, symbol)) is not None:
+        return found
+    return _desk(settings).ask(watches, symbol, _asking(settings) if ask else None)
 
 
 def _desk(settings: Settings) -> Desk:

@@ -337,7 +337,12 @@ def _screen_named(settings: Settings, name: str) -> Any:
 
 @main.command()
 @click.argument("name", required=False)
-@click.option("--live", "forming", is_flag=True, help="Over the bars that form, by one request to the exchange: provisional, not kept.")
+@click.option(
+    "--live",
+    "forming",
+    is_flag=True,
+    help="Over the bars that form, by a running `mdms live` or one request to the exchange: provisional, not kept.",
+)
 @as_json
 def screen(name: str | None, forming: bool, as_json: bool) -> None:
     """Layer 3 alone: screen the stored candles and indicators, by one screen or all, and show the rankings."""

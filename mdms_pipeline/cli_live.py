@@ -25,11 +25,12 @@ LOOKS = 2  # times a second that the view is drawn
 def explained() -> Iterator[None]:
     """Errors that explain themselves are one message and exit code 1."""
     from mdms_pipeline.backtest.strategy import ParamError
+    from mdms_pipeline.live.room import OverMemory
     from mdms_pipeline.live_watch import UnknownScreen
 
     try:
         yield
-    except (ParamError, UnknownScreen) as error:
+    except (ParamError, UnknownScreen, OverMemory) as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -67,7 +68,8 @@ def live(strategies: Sequence[str], screens: Sequence[str], as_json: bool) -> No
     if not symbols:
         raise click.ClickException("no market is collected yet: run `mdms run` first")
     seen = sys.stdout.isatty() and not as_json
-    asyncio.run(_live(settings, warehouse, kept, symbols, _nobody if seen else _teller(as_json), seen))
+    with explained():
+        asyncio.run(_live(settings, warehouse, kept, symbols, _nobody if seen else _teller(as_json), seen))
 
 
 async def _live(
@@ -79,20 +81,21 @@ async def _live(
     from mdms_pipeline.collect.socket import listen
     from mdms_pipeline.live.deliver import Delivery
     from mdms_pipeline.live.run import Live
+    from mdms_pipeline.live.serve import serving
 
     delivery = Delivery.open(settings, warehouse)
     try:
         async with connect(settings.exchange_url, settings.clock) as exchange:
             errors = (wire.ExchangeError,)
             process = Live(watches, warehouse, symbols, exchange, settings.clock, delivery, errors, (wire.NotFound,), tell)
-            wanted = process.engine.wanted
-            said = ", ".join(f"{len(markets)} {frame}" for frame, markets in wanted.items())
+            said = ", ".join(f"{len(markets)} {frame}" for frame, markets in process.wanted.of.items())
             click.echo(f"mdms: {len(watches)} rules on {said} candles; Ctrl-C ends it", err=True)
             with _shown(process, warehouse, settings) if seen else nullcontext(_notice) as notice:
-                heard: Any = listen(settings.exchange_url, wanted, settings.clock, notice=notice)
+                process.notice = notice
+                heard: Any = listen(settings.exchange_url, process.wanted, settings.clock, notice=notice)
                 gc.collect()
                 gc.freeze()  # what stays for good need not be looked through again: a full collection held a close up by 90 ms
-                async with aclosing(heard) as events:
+                async with aclosing(heard) as events, serving(settings.home, process, notice):
                     await _until_asked(asyncio.create_task(process.run(events)))
             for what, why in process.health.dropped.items():
                 click.echo(f"mdms: {what} was not watched: {why}", err=True)
@@ -203,7 +206,7 @@ def _values(said: Any) -> str:
 @click.option("--stored", is_flag=True, help="Of the stored candles alone; the exchange is not asked for what closed since.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def signal_now(symbol: str, strategy: str, stored: bool, as_json: bool) -> None:
-    """What STRATEGY says of SYMBOL now: at the last closed bar, and at the one that forms. Needs no `mdms live`."""
+    """What STRATEGY says of SYMBOL now: at the last closed bar, and at the one that forms. By a running `mdms live`, or without."""
     from mdms_pipeline.answers import signal
     from mdms_pipeline.live.desk import NothingStored
 
@@ -227,20 +230,13 @@ def signal_now(symbol: str, strategy: str, stored: bool, as_json: bool) -> None:
 
 def show_forming(settings: Settings, warehouse: Any, screens: Sequence[Any], as_json: bool) -> None:
     """Screens over the bars that form; everything in it is provisional."""
-    from mdms_pipeline.collect.client import connect
-    from mdms_pipeline.live_screen import look_live, ranked
+    from mdms_pipeline.live_screen import ranked
     from mdms_pipeline.show import show_rankings
     from mdms_pipeline.store.universe import known_symbols
 
-    async def asked() -> list[Any]:
-        async with connect(settings.exchange_url, settings.clock) as exchange:
-            return await exchange.today()
-
-    days = {day.symbol: day for day in asyncio.run(asked())}
-    now = settings.clock()
     with warehouse.read() as connection:
         names = known_symbols(connection)
-        found = {screen.name: (screen, look_live(connection, screen, days, now)) for screen in screens}
+    found = {screen.name: (screen, looked) for screen, looked in _looked(settings, warehouse, screens)}
     rankings = {name: ranked(screen, looked, names) for name, (screen, looked) in found.items()}
     if as_json:
         click.echo(json.dumps(rankings, ensure_ascii=False, indent=2))
@@ -248,11 +244,34 @@ def show_forming(settings: Settings, warehouse: Any, screens: Sequence[Any], as_
     show_rankings({name: {**ranking, "title": f"{ranking['title']}, provisional"} for name, ranking in rankings.items()})
     for name, (screen, looked) in found.items():
         guessed = "".join(f", {column} not sure of {count}" for column, count in looked.guessed.items())
-        click.echo(f"mdms: {name}: the {screen.timeframe} bar of {looked.formed} markets forms{guessed}", err=True)
+        click.echo(f"mdms: {name}: the {screen.timeframe} bar of {looked.formed} markets forms{guessed}; by {looked.way}", err=True)
         if looked.behind:
             click.echo(
                 f"mdms: {name}: the stored candles of {looked.behind} markets end before that bar: `mdms run` collects them", err=True
             )
+
+
+def _looked(settings: Settings, warehouse: Any, screens: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """Each screen with its provisional result: by a running `mdms live`; for all that none can answer, by one request to the exchange."""
+    from mdms_pipeline.live.ask import asked_bars
+    from mdms_pipeline.live_screen import look_heard, look_live, wanted
+
+    with warehouse.read() as connection:
+        asked = {screen.name: wanted(connection, screen) for screen in screens}
+    heard = {name: asked_bars(settings.home, *question) for name, question in asked.items()}
+    days = asyncio.run(_today(settings)) if None in heard.values() else {}
+    now = settings.clock()
+    with warehouse.read() as connection:
+        for screen in screens:
+            bars = heard[screen.name]
+            yield screen, look_live(connection, screen, days, now) if bars is None else look_heard(connection, screen, bars)
+
+
+async def _today(settings: Settings) -> dict[str, Any]:
+    from mdms_pipeline.collect.client import connect
+
+    async with connect(settings.exchange_url, settings.clock) as exchange:
+        return {day.symbol: day for day in await exchange.today()}
 
 
 commands: list[click.Command] = [live, signal_now]

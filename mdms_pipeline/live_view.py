@@ -22,6 +22,7 @@ from rich.text import Text
 
 from mdms_pipeline.live.deliver import Standing
 from mdms_pipeline.live.lane import CLOSE, Lane
+from mdms_pipeline.live.room import MB
 from mdms_pipeline.live.run import Live
 from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.live.watch import Watch
@@ -95,6 +96,8 @@ class Picture:
     names: Mapping[str, str] = field(default_factory=dict)  # symbol -> Korean name
     standings: tuple[Standing, ...] = ()
     troubles: tuple[str, ...] = ()  # what a person should know
+    held: int = 0  # bytes in RAM
+    allowed: int = 0  # bytes
 
 
 class View:
@@ -104,14 +107,21 @@ class View:
         self.live, self.names = live, names
         self.notices: deque[str] = deque(maxlen=3)
         self._closed: dict[str, Signal] = {}  # the last ones of closed bars, by id: those of forming bars come too often to be kept beside
+        self._begin()
+
+    def _begin(self) -> None:
+        """Give every market its place: anew where others are watched."""
+        self._engine, self.names = self.live.engine, {**self.names, **self.live.names}
         self._held: dict[str, tuple[int, list[tuple[Floats, int]]]] = {}
-        lanes = live.engine.lanes
+        lanes = self._engine.lanes
         self._symbols = list(dict.fromkeys(symbol for lane in lanes.values() for symbol in lane.symbols))
         places = {symbol: i for i, symbol in enumerate(self._symbols)}
         self._places = {name: np.array([places[symbol] for symbol in lane.symbols], dtype=np.int64) for name, lane in lanes.items()}
 
     def picture(self, now: float, most: int) -> Picture:
         """What there is to show now, with at most so many markets."""
+        if self._engine is not self.live.engine:
+            self._begin()
         lanes, health, delivery = self.live.engine.lanes, self.live.health, self.live.delivery
         watches = [(lane, i) for lane in lanes.values() for i in range(len(lane.watches))]
         dropped = [f"{len(health.dropped)} not watched: {next(iter(health.dropped))}"] if health.dropped else []
@@ -120,6 +130,7 @@ class View:
             now, health.state, health.reason, now - health.heard_at, health.messages, health.signals, health.slowest,
             tuple(_label(lane.watches[i]) for lane, i in watches), len(self._symbols), tuple(self._markets(watches, most)),
             self._recent(), self.names, tuple(delivery.standings()), (*trouble, *self.notices, *dropped),
+            health.held, self.live.room.allowed,
         )  # fmt: skip
 
     def _recent(self) -> tuple[Signal, ...]:
@@ -223,6 +234,8 @@ def _head(picture: Picture, width: int) -> list[Text]:
     said = Text.assemble((heard, "red" if silent and live else "dim"), (f", {picture.messages:,} in all", "dim"))
     if picture.slowest:
         said.append(f"; slowest emission {picture.slowest * 1000:.0f} ms after its message", style="dim")
+    if picture.held:
+        said.append(f"; {picture.held / MB:.0f} of {picture.allowed / MB:.0f} MB held", style="dim")
     return [line, said, *([Text(picture.reason, style="yellow")] if picture.reason else [])]
 
 

@@ -4,7 +4,8 @@
 2. `parse`    makes candles of a frame, or a typed error
 3. `Newest`   tells news from repeats and from what came out of order (pure)
 4. `_Line`    is one connection: joined in its turn, listened to, PINGed, given up when it falls silent, joined again
-5. `listen`   is all lines as one stream of Heard, Lost and Joined
+5. `_Lines`   is all of them: what is `Wanted` later is heard over a line of its own, and the others hear nothing of it
+6. `listen`   is one stream of Heard, Lost and Joined
 
 The exchange never says that a candle has closed: a newer one or the clock does. It tells of a candle at most once a second, and only where
 a trade changed it. Source: Upbit developer documentation, read 2026-11-25.
@@ -47,6 +48,7 @@ FRAMES = {of: name for name, of in TYPES.items()}
 LONGEST = 8_000  # bytes of a request; how long it may be is not published, and no common server's buffer for a text is below 8192
 QUEUED = 10_000  # candles that wait for whoever listens; then the connection waits
 KEPT = 8  # candles of a series whose last state is remembered
+SPARE = 3  # lines more than are needed, for what is wanted later; then all are begun anew
 REFUSALS = 3  # in a row, of a request that the exchange says is wrong, until it is given up
 BEHIND = 2.0  # s by which the exchange may tell late: it tells once a second, and the way takes its time
 MARK_EVERY = 0.1  # s between two instants that a Trail remembers
@@ -91,6 +93,17 @@ class Joined:
 
 
 Event = Heard | Lost | Joined
+
+
+class Wanted:
+    """What is listened to: timeframe -> symbols. Whoever wants something else says so while the stream flows."""
+
+    def __init__(self, of: Mapping[str, Sequence[str]]) -> None:
+        self.of, self.changed = of, asyncio.Event()
+
+    def change(self, of: Mapping[str, Sequence[str]]) -> None:
+        self.of = of
+        self.changed.set()
 
 
 @dataclass
@@ -300,13 +313,21 @@ class _Line:
     newest: Newest = field(default_factory=Newest)
 
     def __post_init__(self) -> None:
-        self.wanted = {(symbol, timeframe) for timeframe, of_one in self.share.items() for symbol in of_one}
-        self.symbols = tuple(dict.fromkeys(symbol for of_one in self.share.values() for symbol in of_one))
+        self._count()
         self.trail: Trail | None = None  # None while not joined
         self.refused = 0  # times in a row that the exchange said that our request is wrong
         self.heard_at = 0.0  # by `timer`: when the newest frame came, or we began to wait for one
         self.waits = False  # for a frame; not for whoever listens
         self.silent = False
+
+    def _count(self) -> None:
+        self.wanted = _pairs(self.share)
+        self.symbols = tuple(dict.fromkeys(symbol for of_one in self.share.values() for symbol in of_one))
+
+    def keep_to(self, wanted: Mapping[str, Sequence[str]]) -> None:
+        """Let go of what is not wanted any more: the exchange tells of it until the next request, and nobody listens."""
+        self.share = _both(self.share, wanted)
+        self._count()
 
     async def keep(self) -> None:
         """Listen for ever. Raises wire.BadRequest where the exchange refuses our request again and again."""
@@ -320,7 +341,7 @@ class _Line:
                 if self.refused == REFUSALS:
                     raise
                 tries = 1 if self.trail is not None and self.timer() - begun >= self.patience.steady else tries + 1
-                await self._lost(error)
+                await self.lost(error)
             await self.sleep(pause(tries, self.patience))
 
     async def _listen(self) -> None:
@@ -428,7 +449,7 @@ class _Line:
             await self.tell(Joined(at, self.symbols))
         return self.trail
 
-    async def _lost(self, error: wire.ExchangeError) -> None:
+    async def lost(self, error: wire.ExchangeError) -> None:
         """Tell of it, once for each time it was joined."""
         self._say(f"{self.url}: {error}")
         if self.trail is not None:
@@ -468,9 +489,65 @@ class _Line:
 # All of them
 
 
+class _Lines:
+    """The connections of one stream. `make` is a line of a share; what they tell, and why one has failed for good, goes to `queue`."""
+
+    def __init__(self, make: Callable[[Mapping[str, Sequence[str]]], _Line], queue: asyncio.Queue[Event | Exception]) -> None:
+        self._make, self._queue = make, queue
+        self._held: list[tuple[_Line, asyncio.Task[None]]] = []
+
+    async def follow(self, wanted: Wanted) -> None:
+        """Listen to what is wanted, whatever that becomes."""
+        while True:
+            wanted.changed.clear()
+            await self._want(wanted.of)
+            await wanted.changed.wait()
+
+    async def end(self) -> None:
+        await self._end(self._held)
+
+    async def _want(self, wanted: Mapping[str, Sequence[str]]) -> None:
+        """What is new over lines of its own, so that nothing is missed over the others; all anew where those have become too many."""
+        for line, _ in self._held:
+            line.keep_to(wanted)
+        await self._end([each for each in self._held if not each[0].wanted])
+        heard = {pair for line, _ in self._held for pair in line.wanted}
+        new = {name: [symbol for symbol in of_one if (symbol, name) not in heard] for name, of_one in wanted.items()}
+        fresh, needed = _shares(new), _shares(wanted)
+        if self._held and len(self._held) + len(fresh) > len(needed) + SPARE:
+            await self._end(self._held, "joined anew: other markets are wanted")
+            fresh = needed
+        self._held += [(line, asyncio.create_task(_kept(line, self._queue))) for line in map(self._make, fresh)]
+
+    async def _end(self, lines: Sequence[tuple[_Line, asyncio.Task[None]]], told: str | None = None) -> None:
+        """Close these lines; of those that were joined it is told where a reason is given."""
+        for _, task in lines:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in lines), return_exceptions=True)
+        self._held = [each for each in self._held if each not in lines]
+        for line, _ in lines if told else ():
+            await line.lost(wire.Unreachable(told))
+
+
+def _shares(wanted: Mapping[str, Sequence[str]]) -> list[dict[str, list[str]]]:
+    return shares(wanted) if any(wanted.values()) else []
+
+
+def _pairs(wanted: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
+    """(symbol, timeframe)"""
+    return {(symbol, timeframe) for timeframe, of_one in wanted.items() for symbol in of_one}
+
+
+def _both(share: Mapping[str, Sequence[str]], wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """What is in the share and wanted."""
+    pairs = _pairs(wanted)
+    found = {name: [symbol for symbol in of_one if (symbol, name) in pairs] for name, of_one in share.items()}
+    return {name: of_one for name, of_one in found.items() if of_one}
+
+
 async def listen(
     url: str,
-    wanted: Mapping[str, Sequence[str]],
+    wanted: Mapping[str, Sequence[str]] | Wanted,
     clock: Callable[[], float] = time.time,
     *,
     budget: Budget | None = None,
@@ -481,17 +558,20 @@ async def listen(
 ) -> AsyncIterator[Event]:
     """Candles of `wanted` (timeframe -> symbols) as the exchange at `url` tells them, for ever; `sandbox` is the embedded one.
 
+    Where a `Wanted` is given and changed meanwhile, what is new is Joined by itself, and what is not wanted any more is not heard.
+
     `clock` is s since 1970 UTC, and the embedded exchange's own. `budget` is by default the one of all processes of this machine. `notice`
     hears of what goes wrong. Whoever stops listening closes the stream: `async with aclosing(listen(...)) as events`.
     Raises wire.BadRequest where the exchange refuses our requests, ValueError where nothing can be asked for.
     """
     queue: asyncio.Queue[Event | Exception] = asyncio.Queue(QUEUED)
-    parts = shares(wanted)
+    wanted = wanted if isinstance(wanted, Wanted) else Wanted(wanted)
+    shares(wanted.of)  # what cannot be asked for is refused at once
     async with _address(url, clock) as address:
         budget = budget or (unlimited() if url == SANDBOX else SharedBudget(shared_file(url)))
         patience, counts = patience or Patience(), counts or Counts()
-        lines = [_Line(socket_url(address), part, queue.put, clock, budget, patience, sleep, counts, notice) for part in parts]
-        tasks = [asyncio.create_task(_kept(line, queue)) for line in lines]
+        lines = _Lines(lambda part: _Line(socket_url(address), part, queue.put, clock, budget, patience, sleep, counts, notice), queue)
+        following = asyncio.create_task(lines.follow(wanted))
         try:
             while True:
                 event = await queue.get()
@@ -499,9 +579,9 @@ async def listen(
                     raise event
                 yield event
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            await lines.end()
 
 
 async def _kept(line: _Line, queue: asyncio.Queue[Event | Exception]) -> None:

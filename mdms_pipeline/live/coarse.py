@@ -8,7 +8,7 @@ anything is decided on it, and only the forming one is put together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 
 from mdms_pipeline.live.lane import Bar
@@ -16,6 +16,7 @@ from mdms_pipeline.market import TIMEFRAMES, Instant, Timeframe
 
 PART = TIMEFRAMES["4h"]  # the longest candle that the socket has; days, weeks and months are whole numbers of it
 COARSE = ("1d", "1w", "1M")
+BAR = 600  # bytes of one in RAM at the most, its place in a dictionary included; tracemalloc
 
 
 class Parts:
@@ -36,15 +37,28 @@ class Parts:
         if known is None or part.supersedes(known):
             held[part.opened_at] = part
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes in RAM."""
+        return BAR * sum(map(len, self._held.values()))
+
+    def keep(self, symbols: Collection[str]) -> None:
+        """Forget all other symbols."""
+        self._held = {symbol: parts for symbol, parts in self._held.items() if symbol in symbols}
+
     def bar(self, symbol: str, frame: Timeframe, at: Instant) -> Bar | None:
         """The candle of the slot of `frame` that opens at `at`, as far as it has come; None where nothing was traded."""
         end = frame.after(at)
         parts = [part for opened_at, part in sorted(self._held.get(symbol, {}).items()) if at <= opened_at < end]
         if not parts:
             return None
-        opening, high, low, close, volume, value = zip(*(part.candle for part in parts), strict=True)
-        candle = (opening[0], max(high), min(low), close[-1], total(volume), total(value))
-        return Bar(at, candle, parts[-1].at, parts[-1].received_at)
+        return Bar(at, together([part.candle for part in parts]), parts[-1].at, parts[-1].received_at)
+
+
+def together(candles: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    """One candle of several that follow each other, as PRICES_AND_AMOUNTS."""
+    opening, high, low, close, volume, value = zip(*candles, strict=True)
+    return opening[0], max(high), min(low), close[-1], total(volume), total(value)
 
 
 def total(amounts: Iterable[float]) -> float:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
 import numpy as np
 
-from mdms_pipeline.live.lane import Lane
+from mdms_pipeline.live.lane import Lane, decided_at
 from mdms_pipeline.live.load import load
-from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.live.watch import Watch
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, Candles, Instant, timeframe
 from mdms_pipeline.rules import known
@@ -102,8 +101,8 @@ class Desk:
             if more is not None:
                 now = self.clock()
                 lane.told_by_rest(symbol, more(symbol, lane.frame.name, int(lane.tape.last[0])), now)
-                behind, forming = 0, tuple(_forming(lane))
-            said = tuple(_said(lane))
+                behind, forming = 0, tuple(forming_of(lane, 0, range(len(watches))))
+            said = tuple(said_of(lane, 0, range(len(watches))))
             self._keep(watches, symbol, lane)
             if lane.doubted:  # the exchange tells otherwise what is stored: the next one asks the warehouse again
                 self._kept.pop(_key(watches, symbol), None)
@@ -167,19 +166,17 @@ def _flat(standing: Standing) -> bool:
     return standing.no_trade != SKIP
 
 
-def _said(lane: Lane) -> list[Said]:
-    """What every watch of a lane with one symbol says at its last closed bar."""
-    return [
-        Said(watch.rule, known(int(lane.said[i, 0])), known(int(lane.before[i, 0])), lane.values_of(i, np.array([0]))[0])
-        for i, watch in enumerate(lane.watches)
-    ]
+def said_of(lane: Lane, row: int, among: Sequence[int]) -> Iterator[Said]:
+    """What these watches of a lane say at the last closed bar of one symbol."""
+    for i in among:
+        (decided,) = lane.values_of(i, np.array([row]))
+        yield Said(lane.watches[i].rule, known(int(lane.said[i, row])), known(int(lane.before[i, row])), decided)
 
 
-def _forming(lane: Lane) -> list[Said]:
-    """What the bar that forms says; nothing where none does."""
-    if lane.forming[0] is None:
-        return []
-    lane.changed.add(0)
-    lane.shown[:] = np.int8(2)  # no verdict: everything is told
-    told: dict[str, Signal] = {signal.rule: signal for signal in lane.peek()}
-    return [Said(rule, signal.answer, signal.before, signal.values) for rule, signal in told.items()]
+def forming_of(lane: Lane, row: int, among: Sequence[int]) -> Iterator[Said]:
+    """What they say at the bar that forms; nothing where none does, or they do not take the symbol."""
+    if lane.forming[row] is None:
+        return
+    mine = [i for i in among if lane.watched[i, row]]
+    for i, said, columns in lane.provisional(np.array([row]), mine):
+        yield Said(lane.watches[i].rule, known(int(said[0])), known(int(lane.said[i, row])), decided_at(lane.watches[i], columns, 0))

@@ -18,11 +18,21 @@ class Engine:
 
     def __init__(self, watches: Sequence[Watch], symbols: Sequence[str], flat: bool, clock: Clock) -> None:
         """`symbols` are those that may be watched; a lane holds those that any of its watches takes."""
+        self.watches, self.flat, self.clock = watches, flat, clock
         self.lanes = {
             frame: Lane(mine, [symbol for symbol in symbols if any(watch.takes(symbol) for watch in mine)], flat, clock)
             for frame, mine in grouped(watches).items()
         }
         self.parts = Parts(lane.frame for name, lane in self.lanes.items() if name in COARSE)
+
+    def of(self, symbols: Sequence[str]) -> Engine:
+        """The same rules on these symbols: with all that is known of those that were here before, of the others nothing."""
+        new = Engine(self.watches, symbols, self.flat, self.clock)
+        for name, lane in new.lanes.items():
+            lane.adopt(self.lanes[name])
+        new.parts = self.parts
+        new.parts.keep(symbols)
+        return new
 
     @property
     def wanted(self) -> dict[str, list[str]]:
@@ -40,6 +50,11 @@ class Engine:
     @property
     def coarse(self) -> Mapping[str, Lane]:
         return {name: lane for name, lane in self.lanes.items() if name in COARSE}
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in RAM."""
+        return self.parts.nbytes + sum(lane.nbytes for lane in self.lanes.values())
 
     def hear(self, messages: Sequence[Message]) -> list[Signal]:
         """Candles in the order in which they came."""

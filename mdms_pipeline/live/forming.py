@@ -14,9 +14,9 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from mdms_pipeline.live.coarse import total
-from mdms_pipeline.live.lane import Bar
-from mdms_pipeline.market import DAY, Candles, Instant, Timeframe
+from mdms_pipeline.live.coarse import together, total
+from mdms_pipeline.live.lane import Bar, rows_of
+from mdms_pipeline.market import DAY, PRICES_AND_AMOUNTS, Candles, Instant, Timeframe
 
 
 class Day(Protocol):
@@ -59,17 +59,10 @@ def forming(frame: Timeframe, now: Instant, day: Day, before: Candles, within: C
         return _finer(frame, slot, day, before, within) if day.traded_at >= slot else None
     if day.traded_at < slot:
         return None
-    if day.traded_at < midnight:  # nothing today: the days before are all
-        opening, high, low, close, volume, value = (
-            getattr(before, name).tolist() for name in ("open", "high", "low", "close", "volume", "value")
-        )
-    else:
-        opening, high, low, close, volume, value = (
-            [*getattr(before, name).tolist(), getattr(day, name)] for name in ("open", "high", "low", "close", "volume", "value")
-        )
-    if not opening:
-        return None
-    return Forming(Bar(slot, (opening[0], max(high), min(low), close[-1], total(volume), total(value)), day.traded_at))
+    parts = [candle for _, candle in rows_of(before)]
+    if day.traded_at >= midnight:  # else nothing today: the days before are all
+        parts.append(tuple(getattr(day, name) for name in PRICES_AND_AMOUNTS))
+    return Forming(Bar(slot, together(parts), day.traded_at)) if parts else None
 
 
 def _finer(frame: Timeframe, slot: Instant, day: Day, before: Candles, within: Candles | None) -> Forming:

@@ -33,6 +33,8 @@ from mdms_pipeline.store.signals import Watched
 
 SEGMENT, BOUND = 4 * 2**20, 16 * 2**20  # bytes of one file, and of all
 MOST_HELD = 20_000  # lines that wait in memory for room on the disk
+INDEXED = 300  # bytes in RAM of one signal's id and position at the most; tracemalloc
+SHORTEST = 250  # bytes of a line with a signal: so many are kept at the most as fit into BOUND
 MOST_READ = 256 * 2**10  # bytes read at once
 Reached = Mapping[str, Instant]  # watch -> the newest bar of which all its symbols were judged
 Said = dict[str, Any]  # a line as JSON holds it
@@ -200,6 +202,12 @@ class Journal:
         with self._guard:
             return sum(one.size for one in self._segments)
 
+    @property
+    def nbytes(self) -> int:
+        """What its index takes in RAM."""
+        with self._guard:
+            return INDEXED * sum(len(one.ends) for one in self._segments)
+
     def stretch(self, watch: str) -> Watched | None:
         """The newest stretch of a watch, as far as it has come; None where it was never watched."""
         with self._guard:
@@ -341,7 +349,7 @@ def line_of(said: Said) -> Line:
 
 def spoken(signal: Signal) -> Said:
     """A signal as JSON holds it: the journal's line and the webhook's body. What is not finite is not known."""
-    said: Said = {"id": signal.id, **{name: getattr(signal, name) for name in NAMES}}
+    said: Said = {"id": signal.id, **vars(signal)}
     said["values"] = {name: _known(value) for name, value in signal.values.items()}
     return said
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from mdms_pipeline.live.signal import Signal
+from mdms_pipeline.calculate.indicator import Indicator
+from mdms_pipeline.live.signal import SIGNAL, Signal
 from mdms_pipeline.live.tape import NEVER, Loaded, Past, Rows, Tape
 from mdms_pipeline.live.watch import Watch, known, signal, values, verdicts
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, SETTLE, Candles, Floats, Instant, timeframe
@@ -43,7 +44,40 @@ class Bar:
         return volume >= held if math.isnan(self.at + other.at) else (self.at, volume) >= (other.at, held)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What a lane of some rules holds of every market."""
+
+    needed: tuple[Indicator, ...]  # upstream first
+    columns: tuple[str, ...]  # that the rules read
+    lookback: int  # bars
+    flat: bool
+    rules: int
+
+    @property
+    def held(self) -> int:
+        """Bytes of one market, without the signals told at its last bar."""
+        names, depth = len({*self.columns, "close"}), self.lookback + 2
+        past = NUMBER * (names * depth + depth + 1)
+        return (2 if self.flat else 1) * past + 2 * self.working + NUMBER + 4 * self.rules + 2 + MARKET
+
+    @property
+    def working(self) -> int:
+        """Bytes of one market's memories: held twice, and once more while a bar is calculated."""
+        return NUMBER * sum(indicator.memory_shape[0] for indicator in self.needed)
+
+
+def shape_of(watches: Sequence[Watch], flat: bool) -> Shape:
+    """Of rules of one timeframe."""
+    rules = [rule for watch in watches for rule in watch.rules]
+    columns = dict.fromkeys(name for watch in watches for name in watch.columns.values())
+    lookback = max(max(watch.lookback, (watch.max_age or 0) if flat else 0) for watch in watches)
+    return Shape(needed(rules), (*columns, *(("volume",) if flat and "volume" not in columns else ())), lookback, flat, len(watches))
+
+
 FINAL = math.inf  # REST told it after it had closed and settled
+NUMBER = 8  # bytes
+MARKET = 2_000  # bytes of one market's forming and last bar and its places in lists and dictionaries at the most; tracemalloc
 VOLUME, CLOSE = PRICES_AND_AMOUNTS.index("volume"), PRICES_AND_AMOUNTS.index("close")
 
 
@@ -59,11 +93,8 @@ class Lane:
     closed: int = 0  # bars, ever
 
     def __post_init__(self) -> None:
-        self.frame = timeframe(self.watches[0].timeframe)
-        rules = [rule for watch in self.watches for rule in watch.rules]
-        columns = tuple(dict.fromkeys(name for watch in self.watches for name in watch.columns.values()))
-        lookback = max(max(watch.lookback, (watch.max_age or 0) if self.flat else 0) for watch in self.watches)
-        self.tape = Tape(self.frame, self.symbols, needed(rules), (*columns, *(("volume",) if self.flat else ())), lookback, self.flat)
+        self.frame, shape = timeframe(self.watches[0].timeframe), shape_of(self.watches, self.flat)
+        self.tape = Tape(self.frame, self.symbols, shape.needed, shape.columns, shape.lookback, self.flat)
         self.forming: list[Bar | None] = [None] * len(self.symbols)
         self.last: list[Bar | None] = [None] * len(self.symbols)  # the last closed bar, where it was closed here
         self.said = np.full((len(self.watches), len(self.symbols)), UNKNOWN, dtype=np.int8)  # of the last closed bar
@@ -71,9 +102,10 @@ class Lane:
         self.shown = self.said.copy()  # of the bar that forms, as last told
         self.told: list[dict[int, Signal]] = [{} for _ in self.symbols]  # signals of the last bar, by watch
         self.known = np.zeros(len(self.symbols), dtype=np.bool_)  # loaded
+        self.gone: set[str] = set()  # markets that are no more
         self.away = np.zeros(len(self.symbols), dtype=np.bool_)  # not heard at present: the clock closes nothing of theirs
         self.changed: set[int] = set()  # rows whose forming bar was not looked at yet
-        self.watched = np.array([[watch.takes(symbol) for symbol in self.symbols] for watch in self.watches])
+        self.watched = np.array([[watch.takes(symbol) for symbol in self.symbols] for watch in self.watches], dtype=np.bool_)
 
     # ---- what is known at the beginning
 
@@ -90,6 +122,25 @@ class Lane:
         if rows:
             self._say(np.array(rows), self.before, np.ones(len(rows), dtype=np.bool_), back=1)
             self._say(np.array(rows), self.said, np.ones(len(rows), dtype=np.bool_))
+
+    def adopt(self, other: Lane) -> None:
+        """Go on with all that another lane of the same watches knows, as far as its symbols are also here: nothing is judged anew."""
+        places = [(row, other.tape.row[symbol]) for row, symbol in enumerate(self.symbols) if symbol in other.tape.row]
+        mine, theirs = (np.array(rows, dtype=np.int64) for rows in (zip(*places, strict=True) if places else ((), ())))
+        self.tape.adopt(other.tape, mine, theirs)
+        for ours, held in ((self.said, other.said), (self.before, other.before), (self.shown, other.shown)):
+            ours[:, mine] = held[:, theirs]
+        self.known[mine], self.away[mine] = other.known[theirs], other.away[theirs]
+        for row, its in places:
+            self.forming[row], self.last[row], self.told[row] = other.forming[its], other.last[its], other.told[its]
+        self.changed = {row for row, its in places if its in other.changed}
+        self.doubted, self.gone = other.doubted & set(self.symbols), other.gone & set(self.symbols)
+        self.closed = other.closed
+
+    def knows(self, symbol: str) -> bool:
+        """Whether anything is known of it."""
+        row = self.tape.row.get(symbol)
+        return row is not None and bool(self.known[row])
 
     # ---- messages and the clock
 
@@ -154,6 +205,7 @@ class Lane:
         row = self.tape.row[symbol]
         self.known[row], self.away[row], self.forming[row] = False, False, None
         self.doubted.discard(symbol)
+        self.gone.add(symbol)
 
     def told_by_rest(self, symbol: str, candles: Candles, now: float) -> list[Signal]:
         """Candles of one symbol, oldest first, from its last closed bar on and without a gap; the newest may still form."""
@@ -182,9 +234,9 @@ class Lane:
     @property
     def nbytes(self) -> int:
         """What it takes in RAM, as far as it grows with the symbols."""
-        pasts = (self.tape.bars, self.tape.trades) if self.flat else (self.tape.bars,)
-        memories = (*self.tape.memory.values(), *self.tape.undo_memory.values())
-        return sum(past.values.nbytes + past.opened_at.nbytes for past in pasts) + sum(memory.nbytes for memory in memories)
+        marks = (self.said, self.before, self.shown, self.watched, self.known, self.away)
+        arrays = self.tape.nbytes + sum(mark.nbytes for mark in marks)
+        return arrays + MARKET * len(self.symbols) + SIGNAL * sum(map(len, self.told))
 
     # ---- bars that form
 
@@ -194,17 +246,10 @@ class Lane:
         self.changed.clear()
         if not len(rows):
             return []
-        bars = [bar for row in rows.tolist() if (bar := self.forming[row]) is not None]
-        fresh = self.tape.peek(rows, np.array([bar.candle for bar in bars]).T)
-        now = self.clock()
-        found = []
-        for i, watch in enumerate(self.watches):
-            past = self._past(watch)
-            columns = past.columns_with(rows, {name: fresh[name] for name in past.names})
-            said = verdicts(watch, _deep(columns, watch), past.count[rows])[-1]
+        bars, now, found = self._bars(rows), self.clock(), list[Signal]()
+        for i, said, columns in self.provisional(rows, range(len(self.watches))):
             for j in np.flatnonzero((said != self.shown[i, rows]) & self.watched[i, rows]).tolist():
-                row, bar = int(rows[j]), bars[j]
-                decided = values(watch, {name: column[:, j] for name, column in columns.items()}, len(columns["close"]) - 1)
+                row, bar, watch, decided = int(rows[j]), bars[j], self.watches[i], decided_at(self.watches[i], columns, j)
                 found.append(
                     signal(
                         watch, self.symbols[row], bar.opened_at, int(said[j]), int(self.said[i, row]), decided, bar.received_at, now, True
@@ -212,6 +257,18 @@ class Lane:
                 )
             self.shown[i, rows] = said
         return found
+
+    def provisional(self, rows: Rows, among: Iterable[int]) -> Iterator[tuple[int, Verdicts, dict[str, Floats]]]:
+        """What each of these watches says of the bars that form at `rows` (each has one), and the columns that it reads, (bars, rows) by
+        name. Nothing is kept."""
+        fresh = self.tape.peek(rows, np.array([bar.candle for bar in self._bars(rows)]).T)
+        for i in among:
+            watch, past = self.watches[i], self._past(self.watches[i])
+            columns = past.columns_with(rows, {name: fresh[name] for name in past.names})
+            yield i, verdicts(watch, _deep(columns, watch), past.count[rows])[-1], columns
+
+    def _bars(self, rows: Rows) -> list[Bar]:
+        return [bar for row in rows.tolist() if (bar := self.forming[row]) is not None]
 
     # ---- bars that closed
 
@@ -336,6 +393,17 @@ class Lane:
 def rows_of(candles: Candles) -> Iterator[tuple[Instant, tuple[float, ...]]]:
     """The opening of each candle and its numbers, as PRICES_AND_AMOUNTS."""
     return zip(candles.opened_at.tolist(), zip(*(getattr(candles, name).tolist() for name in PRICES_AND_AMOUNTS), strict=True), strict=True)
+
+
+def candles_of(bars: Sequence[Bar]) -> Candles:
+    """The other way round."""
+    columns = np.array([bar.candle for bar in bars]).reshape(len(bars), len(PRICES_AND_AMOUNTS)).T
+    return Candles(np.array([bar.opened_at for bar in bars], dtype=np.int64), *columns)
+
+
+def decided_at(watch: Watch, columns: Mapping[str, Floats], place: int) -> dict[str, float | None]:
+    """What decides a watch at the last bar of one symbol of `columns`, (bars, symbols) by name."""
+    return values(watch, {name: column[:, place] for name, column in columns.items()}, len(columns["close"]) - 1)
 
 
 def _deep(columns: dict[str, Floats], watch: Watch) -> dict[str, Floats]:

@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mdms_pipeline.live.parity import Key, content, key_of
-from mdms_pipeline.live.signal import Signal
+from mdms_pipeline.live.signal import SIGNAL, Signal
 from mdms_pipeline.live.watch import Name
 from mdms_pipeline.market import Instant
 
-REMEMBERED = 10_000  # signals, some 10 MB, of which the older half is forgotten then: what is judged again is told again by the journal
+REMEMBERED = 10_000  # signals, of which the older half is forgotten then: what is judged again is told again by the journal
 
 
 class News:
@@ -25,10 +25,15 @@ class News:
         self._since: dict[tuple[Name, str], Instant] = {}  # bars before are nobody's news
         self.recall(told)
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes in RAM."""
+        return SIGNAL * len(self.told)
+
     def recall(self, told: Iterable[Signal]) -> None:
         """These were told before, as the journal has it."""
         for signal in told:
-            self._remember(signal)
+            self._remember(key_of(signal), signal)
 
     def begin(self, watch: Name, symbols: Iterable[str], since: Instant) -> None:
         """From the bar that opens at `since` on `watch` tells of these symbols."""
@@ -40,11 +45,12 @@ class News:
         for signal in signals:
             if signal.opened_at < self._since.get(_watch_of(signal), signal.opened_at):
                 continue
-            held = self.told.get(key_of(signal))
+            key = key_of(signal)
+            held = self.told.get(key)
             if held is not None and content(held) == content(signal):
                 continue
             new = signal if held is None else replace(signal, revision=max(signal.revision, held.revision + 1))
-            self._remember(new)
+            self._remember(key, new)
             found.append(new)
         return found
 
@@ -58,7 +64,7 @@ class News:
             if held.opened_at in judged.get(held.symbol, ()) and self._ours(held)
         ]
         for signal in gone:
-            self._remember(signal)
+            self._remember(key_of(signal), signal)
         return sorted([*gone, *self.fresh(signals)], key=lambda signal: signal.opened_at)
 
     def _ours(self, signal: Signal) -> bool:
@@ -66,11 +72,11 @@ class News:
         since = self._since.get(_watch_of(signal))
         return since is not None and signal.opened_at >= since
 
-    def _remember(self, signal: Signal) -> None:
-        held = self.told.get(key_of(signal))
+    def _remember(self, key: Key, signal: Signal) -> None:
+        held = self.told.get(key)
         if held is None or signal.revision >= held.revision:
-            self.told.pop(key_of(signal), None)
-            self.told[key_of(signal)] = signal
+            self.told.pop(key, None)
+            self.told[key] = signal
         if len(self.told) > REMEMBERED:
             for key in list(self.told)[: REMEMBERED // 2]:
                 del self.told[key]

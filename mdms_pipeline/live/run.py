@@ -4,7 +4,9 @@
 2. Joined   the stream flows: the closed candles since the last known ones are asked of REST while the messages wait in a queue
 3. Heard    forming bars; those that close are judged; `tick` closes by the exchange's clock once the queue is empty
 4. Lost     nothing is closed until the stream flows again and 2 was done
-5. 1d, 1w and 1M: when such a bar has closed, its candle is asked of REST before anything is decided on it (`coarse.py`)
+5. Followed once a minute the warehouse is looked at: candles that were revised, and which markets are collected (`universe.py`).
+           What has changed is taken in once all that has closed is judged: what is known of the others stays as it is
+6. 1d, 1w and 1M: when such a bar has closed, its candle is asked of REST before anything is decided on it (`coarse.py`)
 
 Nothing here is written to the warehouse, and no candle is kept.
 """
@@ -18,17 +20,21 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from mdms_pipeline.collect.socket import Heard, Joined, Lost
+import duckdb
+
+from mdms_pipeline.collect.socket import QUEUED, Heard, Joined, Lost, Wanted
 from mdms_pipeline.live.coarse import PART
 from mdms_pipeline.live.deliver import Delivery
 from mdms_pipeline.live.engine import Engine, Message, bars_of
 from mdms_pipeline.live.gap import Answer, Asked, Gap, Refusal, close_gaps
-from mdms_pipeline.live.journal import Journal
+from mdms_pipeline.live.journal import BOUND, INDEXED, SHORTEST, Journal
 from mdms_pipeline.live.lane import Bar, Lane
 from mdms_pipeline.live.load import Found, judged_bars, load, reloaded
-from mdms_pipeline.live.news import News
-from mdms_pipeline.live.signal import Signal
+from mdms_pipeline.live.news import REMEMBERED, News
+from mdms_pipeline.live.room import OverMemory, Room, check_room, room_of
+from mdms_pipeline.live.signal import SIGNAL, Signal
 from mdms_pipeline.live.tape import NEVER
+from mdms_pipeline.live.universe import Change, change
 from mdms_pipeline.live.watch import Watch, signals
 from mdms_pipeline.market import Candles, Instant, timeframe
 from mdms_pipeline.store import Warehouse
@@ -42,6 +48,9 @@ SHOW = 1.0  # s of our time between two looks at what forms
 AGAIN = 5.0  # s of our time until REST is asked again for what it did not answer
 RECENT = 100  # signals that are kept to be shown
 FOLLOW = 60.0  # s of our time between two looks at what became of the stored candles
+WAITING = 20_000  # events that wait at the most while a gap is closed; then the stream waits
+EVENT = 500  # bytes of one in RAM at the most; tracemalloc
+FIXED = SIGNAL * (REMEMBERED + RECENT) + EVENT * (WAITING + QUEUED) + INDEXED * (BOUND // SHORTEST)  # bytes, whatever is watched
 MEND = 190  # bars that are told again by REST where one of them is doubted
 
 
@@ -70,6 +79,7 @@ class Health:
     late: int = 0  # signals of bars that closed while nobody listened
     heard_at: float = math.nan  # s UTC: the newest message
     slowest: float = 0.0  # s from a message's arrival to the emission of its signals
+    held: int = 0  # bytes in RAM, looked at once a second
     dropped: dict[str, str] = field(default_factory=dict)  # "symbol timeframe" -> why it is not watched (any more)
 
 
@@ -89,23 +99,41 @@ class Live:
         tell: Callable[[Sequence[Signal]], None] = lambda signals: None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`symbols` are collected; `expected` are the errors of an exchange that does not answer, `gone` those of a market that is none."""
+        """`symbols` are collected; `expected` are the errors of an exchange that does not answer, `gone` those of a market that is none.
+
+        Raises OverMemory where these rules on these markets may need more than they are allowed.
+        """
         self.watches, self.warehouse, self.exchange, self.clock, self.timer = watches, warehouse, exchange, clock, timer
         self.delivery, self.expected, self.gone, self.symbols, self.hand = delivery, expected, gone, symbols, tell
         self.health, self.news = Health(), News()
         self.recent: list[Signal] = []  # the last ones, newest last
         with warehouse.read() as connection:
             self._no_trade = no_trade(connection)
+        self.room = check_room(self._room_for(symbols))
         self.engine = Engine(watches, symbols, self._no_trade != SKIP, clock)
+        self.wanted = Wanted(self.engine.wanted)  # what the stream is to tell of
+        self.names: Mapping[str, str] = {}  # symbol -> Korean name, as the universe was last taken in
+        self.notice: Callable[[str], None] = lambda said: None  # hears who joined and who left
         self._queue: asyncio.Queue[Waiting] = asyncio.Queue()
         self._reached: dict[str, Instant] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._asked_for: dict[str, Instant] = {}  # coarse timeframe -> the slot whose candles were asked for
-        self._from: dict[str, Instant] = {}  # timeframe -> the first bar that a watch which is new tells of
+        self._from: dict[str, Instant] = {}  # timeframe -> the first bar that a watch, or a market, which is new tells of
+        self._judged: dict[str, Instant] = {}  # timeframe -> the newest bar up to which all was judged
+        self._change: Change | None = None  # of the universe, not taken in yet
         self._at_work = False
         self._revisions: dict[Partition, int] = {}  # of the stored candles, when they were last looked at
         self._mend_at = self._follow_at = -math.inf
         self._shown_at = -math.inf
+
+    def _room_for(self, symbols: Sequence[str]) -> Room:
+        return room_of(self.watches, symbols, self._no_trade != SKIP, FIXED, self.warehouse.memory_mb)
+
+    @property
+    def nbytes(self) -> int:
+        """What all that is held takes in RAM; `room` is what it may."""
+        told = SIGNAL * len(self.recent) + self.news.nbytes + self.delivery.journal.nbytes
+        return self.engine.nbytes + told + EVENT * self._queue.qsize()
 
     # ---- the beginning
 
@@ -115,7 +143,8 @@ class Live:
         self.news = News()
         read: list[tuple[Lane, list[Found]]] = []
         again: dict[str, Instant] = {}  # timeframe -> the first bar that is judged once more
-        self._revisions = {partition: standing.revision for partition, standing in self._standings().items()}
+        with self.warehouse.read() as connection:
+            self._revisions = {partition: standing.revision for partition, standing in self._standings(connection).items()}
         for name, lane in self.engine.lanes.items():
             self._from[name] = lane.frame.after(lane.settled(self.clock()))
             self._news_from(lane, held)
@@ -126,8 +155,7 @@ class Live:
             if starts:  # the warehouse may end before what was judged: REST tells those bars once more
                 again[name] = min([*starts, *(gap.last for gap in gaps_of(lane))])
                 read.append((lane, found))
-            missing = set(lane.symbols) - {each.loaded.symbol for each in found}
-            self.health.dropped |= {f"{symbol} {name}": "no candle is stored: collect it with `mdms run`" for symbol in missing}
+            self._say_missing(lane)
         if again:
             told = told_since(self.delivery.journal, min(again.values()))
             self.news.recall(signal for signal in told if signal.timeframe in again and signal.opened_at >= again[signal.timeframe])
@@ -187,9 +215,16 @@ class Live:
         """Whether all that has come is done with."""
         return self._queue.empty() and not self._at_work and not self._asking
 
+    @property
+    def quiet(self) -> bool:
+        """Whether all that was heard is judged, and everybody may be asked what stands."""
+        return self.health.state == "live" and self._queue.empty() and not self._at_work
+
     async def _listen(self, events: AsyncIterator[Event]) -> None:
         try:
             async for event in events:
+                while self._queue.qsize() >= WAITING:
+                    await asyncio.sleep(LOOK)
                 self._queue.put_nowait(event)
         finally:
             self._queue.put_nowait(None)
@@ -217,7 +252,7 @@ class Live:
         self._hear(messages)
         await self._mend_doubted()
         if self._queue.empty():
-            self._look()
+            await self._renew(self._look())
         return True
 
     async def _gathered(self) -> list[Waiting]:
@@ -275,8 +310,8 @@ class Live:
             self.health.heard_at = heard[-1].received_at
             self._tell(self.engine.hear([message_of(each) for each in heard]), arrived=heard[0].received_at)
 
-    def _look(self) -> None:
-        """What the clock closes, and how far all is judged by that."""
+    def _look(self) -> float:
+        """What the clock closes, and how far all is judged by that; when that was (s UTC)."""
         now = self.clock()
         found = self.engine.tick(now)
         reached = {name: lane.settled(now) for name, lane in self.engine.fine.items() if not lane.doubted} if not self._away else {}
@@ -290,7 +325,9 @@ class Live:
             self._asking[""].add_done_callback(lambda task: self._asking.pop("", None))
         if self.timer() - self._shown_at >= SHOW:
             self._shown_at = self.timer()
+            self.health.held = self.nbytes
             self._out(self.engine.peek())
+        return now
 
     # ---- REST
 
@@ -388,24 +425,85 @@ class Live:
     # ---- the warehouse, as it goes on
 
     async def _follow(self) -> None:
-        """Whose stored candles were revised, rescaled, or reach further back now: what is in RAM stands on others. Who was delisted."""
-        found = await asyncio.to_thread(self._standings)
+        """Whose stored candles were revised, rescaled, or reach further back now: what is in RAM stands on others. Who was delisted.
+        Who joined the collected universe, and who left it."""
+        self._change = None  # what is looked up now counts
+        found, self._change = await asyncio.to_thread(self._looked_up)
         for (symbol, name), standing in found.items():
             if standing.state == DELISTED:
                 self._drop(symbol, name, standing.reason or "delisted")
-            elif self._revisions.get((symbol, name), standing.revision) != standing.revision:
+            elif self._revisions.get((symbol, name), standing.revision) != standing.revision and self.engine.lanes[name].knows(symbol):
                 self.engine.lanes[name].doubted.add(symbol)
         self._revisions = {partition: standing.revision for partition, standing in found.items()}
 
-    def _standings(self) -> dict[Partition, Standing]:
-        partitions = [(symbol, name) for name, lane in self.engine.lanes.items() for symbol in lane.symbols]
+    def _looked_up(self) -> tuple[dict[Partition, Standing], Change | None]:
         with self.warehouse.read() as connection:
-            return standings(connection, partitions)
+            return self._standings(connection), change(connection, self.engine, self.symbols)
+
+    async def _renew(self, now: float) -> None:
+        """Take in what became of the universe, once all that has closed at `now` is judged and written down: the stretches of the markets
+        until now end there, and those of the new ones begin with the next bar."""
+        new, settled = self._change, {name: lane.settled(now) for name, lane in self.engine.lanes.items()}
+        if new is None or self._away or self._judged != settled or any(lane.doubted for lane in self.engine.lanes.values()):
+            return
+        self._change = None
+        new = self._as_far_as_fits(new)
+        self._from = {name: lane.frame.after(settled[name]) for name, lane in self.engine.lanes.items()}
+        if new.joined or new.left:
+            self._watch_others(new)
+        for name, found in new.found.items():
+            self._take_in(self.engine.lanes[name], found)
+        self._revisions |= new.revisions
+        self._begin_stretches()
+        heard = {each.loaded.symbol for found in new.found.values() for each in found} - set(new.joined)
+        if heard:  # the others are once the stream has joined them
+            await self._close_gap(heard)
+
+    def _as_far_as_fits(self, new: Change) -> Change:
+        """Nobody joins where there is no room for all."""
+        try:
+            self.room = check_room(self._room_for(_after(self.symbols, new)))
+        except OverMemory as error:
+            self.health.dropped |= dict.fromkeys(new.joined, str(error))
+            new = new.without_joining()
+            self.room = self._room_for(_after(self.symbols, new))
+        return new
+
+    def _watch_others(self, new: Change) -> None:
+        """Go on with other markets: those that joined are away until the stream tells of them."""
+        self.symbols = _after(self.symbols, new)
+        self.engine, self.names = self.engine.of(self.symbols), new.names
+        if new.joined:
+            self._hold(new.joined, True)
+        self.health.dropped = {what: why for what, why in self.health.dropped.items() if what.split()[0] not in new.left}
+        for lane in self.engine.lanes.values():
+            self._say_missing(lane)
+        self.wanted.change(self.engine.wanted)
+        for symbols, said in ((new.joined, "joined: watched from the next bar to close on"), (new.left, "left: not watched any more")):
+            if symbols:
+                self.notice(f"{', '.join(symbols)} {said}")
+
+    def _take_in(self, lane: Lane, found: Sequence[Found]) -> None:
+        """Markets of which nothing was known in this timeframe: what they say is news from the next bar to close on."""
+        lane.load(each.loaded for each in found)
+        symbols = [each.loaded.symbol for each in found]
+        for watch in lane.watches:
+            self.news.begin(watch.known_by, symbols, self._from[lane.frame.name])
+        for symbol in symbols:
+            self.health.dropped.pop(f"{symbol} {lane.frame.name}", None)
+
+    def _say_missing(self, lane: Lane) -> None:
+        missing = [symbol for symbol in lane.symbols if not lane.knows(symbol) and symbol not in lane.gone]
+        self.health.dropped |= {f"{symbol} {lane.frame}": "no candle is stored: collect it with `mdms run`" for symbol in missing}
+
+    def _standings(self, connection: duckdb.DuckDBPyConnection) -> dict[Partition, Standing]:
+        return standings(connection, [(symbol, name) for name, lane in self.engine.lanes.items() for symbol in lane.symbols])
 
     # ---- out
 
     def _tell(self, found: Sequence[Signal], reached: Mapping[str, Instant] | None = None, arrived: float | None = None) -> None:
         """Hand out what is news; `reached` is the newest bar of each timeframe up to which all is judged."""
+        self._judged.update(reached or {})
         self._out(self.news.fresh(found), self._marks(reached or {}))
         if arrived is not None and found:
             self.health.slowest = max(self.health.slowest, self.clock() - arrived)
@@ -444,6 +542,11 @@ def gaps_of(lane: Lane) -> list[Gap]:
         for row, (symbol, last) in enumerate(zip(lane.symbols, lane.tape.last.tolist(), strict=True))
         if last != NEVER and lane.known[row]
     ]
+
+
+def _after(symbols: Sequence[str], new: Change) -> list[str]:
+    """The markets that are watched once a change is taken in."""
+    return [*(symbol for symbol in symbols if symbol not in new.left), *new.joined]
 
 
 def _last(lane: Lane, symbol: str) -> Instant:

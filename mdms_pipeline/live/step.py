@@ -8,12 +8,13 @@ keeps it on disk: the kernel comes in as an address. The bits are those of `run`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numba
 import numpy as np
 from numba import types
+from numba.core.types.function_type import CompileResultWAP
 
 from mdms_pipeline.calculate.indicator import Indicator
 from mdms_pipeline.calculate.kernels import movement
@@ -50,7 +51,8 @@ def each(indicator: Indicator, memories: Floats, columns: Floats) -> tuple[Float
     loop = _loop(indicator) if memories.shape[0] >= FEW else None
     if loop is None:
         return _one_by_one(indicator, memories, columns)
-    after, outputs = loop(indicator.kind.kernel, memories, columns, indicator.params, len(indicator.kind.writes))
+    assert all(given.flags.c_contiguous for given in (memories, columns))  # the entry point believes what it is given
+    after, outputs = loop(memories, columns, indicator.params, len(indicator.kind.writes))
     return after, outputs
 
 
@@ -123,15 +125,20 @@ LOOPS: dict[int, Callable[..., Any]] = {1: _one, 2: _two, 3: _three, 4: _four}
 
 @cache
 def _loop(indicator: Indicator) -> Callable[..., Any] | None:
-    """The compiled loop for kernels of this form; None for one that is not compiled, reads more columns, or returns other arrays."""
+    """The compiled loop for kernels of this form, with this kernel; None for one that is not compiled, reads more columns, or returns other
+    arrays. It is the loop's entry point, with the kernel's address: a call by numba's dispatch finds out again of what types all is, which
+    takes longer than the work itself."""
     kernel, columns = indicator.kind.kernel, len(indicator.reads)
     if columns not in LOOPS or not hasattr(kernel, "compile"):
         return None
     params = tuple(types.float64 if isinstance(value, float) else types.int64 for value in indicator.params)
     given = (VECTOR, *(VECTOR,) * columns, *params)
     kernel.compile(given)
-    returned: Any = kernel.overloads[given].signature.return_type  # type: ignore[attr-defined]
-    return _compiled(columns, params) if returned == PAIR else None
+    compiled: Any = kernel.overloads[given]  # type: ignore[attr-defined]
+    if compiled.signature.return_type != PAIR:
+        return None
+    (loop,) = _compiled(columns, params).overloads.values()  # type: ignore[attr-defined]
+    return partial(loop.entry_point, CompileResultWAP(compiled))
 
 
 @cache

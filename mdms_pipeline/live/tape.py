@@ -44,6 +44,10 @@ class Past:
         self.opened_at = np.full((depth + 1, symbols), NEVER, dtype=np.int64)
         self.count = np.zeros(symbols, dtype=np.int64)  # bars since each symbol's first
 
+    @property
+    def nbytes(self) -> int:
+        return int(self.values.nbytes + self.opened_at.nbytes + self.count.nbytes)
+
     def put(self, row: int, opened_at: Instants, columns: Mapping[str, Floats], count: int) -> None:
         """Begin a symbol anew with these bars."""
         kept = min(len(opened_at), len(self.opened_at))
@@ -66,6 +70,11 @@ class Past:
         self.opened_at[1:, row], self.opened_at[0, row] = self.opened_at[:-1, row].copy(), NEVER
         self.values[:, 1:, row], self.values[:, 0, row] = self.values[:, :-1, row].copy(), np.nan
         self.count[row] -= 1
+
+    def adopt(self, other: Past, mine: Rows, theirs: Rows) -> None:
+        """Hold at the places `mine` what another, of the same names and depth, holds at `theirs`."""
+        self.values[:, :, mine], self.opened_at[:, mine] = other.values[:, :, theirs], other.opened_at[:, theirs]
+        self.count[mine] = other.count[theirs]
 
     def columns(self, rows: Rows, back: int = 0) -> dict[str, Floats]:
         """The bars that rules read of these symbols, at the last one or (`back` 1) at the one before: (depth, symbols) by name."""
@@ -102,6 +111,13 @@ class Tape:
         last: Instants = self.bars.opened_at[-1]
         return last
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes in RAM."""
+        pasts = (self.bars, self.trades) if self.flat else (self.bars,)
+        memories = (*self.memory.values(), *self.undo_memory.values())
+        return int(self.traded_at.nbytes) + sum(int(each.nbytes) for each in (*pasts, *memories))
+
     def load(self, given: Loaded) -> None:
         """Begin a symbol with what is known of it."""
         row = self.row[given.symbol]
@@ -113,6 +129,16 @@ class Tape:
         for indicator in self.needed:
             self.memory[indicator][row] = given.memories[indicator]
             self.undo_memory[indicator][row] = np.nan
+
+    def adopt(self, other: Tape, mine: Rows, theirs: Rows) -> None:
+        """Hold of the symbols at `mine` what another tape of the same rules holds of those at `theirs`."""
+        self.bars.adopt(other.bars, mine, theirs)
+        if self.flat:
+            self.trades.adopt(other.trades, mine, theirs)
+        self.traded_at[mine] = other.traded_at[theirs]
+        for indicator in self.needed:
+            self.memory[indicator][mine] = other.memory[indicator][theirs]
+            self.undo_memory[indicator][mine] = other.undo_memory[indicator][theirs]
 
     def close(self, rows: Rows, opened_at: Instants, candles: Floats, traded: npt.NDArray[np.bool_]) -> None:
         """One closed bar of each of these symbols: `candles` is (columns, symbols), `traded` is False for a slot without a trade."""

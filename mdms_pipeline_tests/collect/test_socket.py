@@ -39,6 +39,7 @@ from mdms_pipeline.collect.socket import (
     News,
     Patience,
     Trail,
+    Wanted,
     error_of,
     listen,
     parse,
@@ -53,7 +54,7 @@ from mdms_pipeline.settings import FastClock
 from mdms_pipeline_tests.support import NOW, Clock
 
 T = TypeVar("T")
-BTC, ETH = "KRW-BTC", "KRW-ETH"
+BTC, ETH, XRP = "KRW-BTC", "KRW-ETH", "KRW-XRP"
 MINUTE_OPEN = NOW // MINUTE * MINUTE
 HANGS = 20.0  # s for what must come
 ROW: dict[str, Any] = json.loads(
@@ -290,7 +291,7 @@ class Stream:
     notices: list[str] = field(default_factory=list)
 
     @asynccontextmanager
-    async def of(self, wanted: dict[str, list[str]], **options: Any) -> AsyncIterator[Events]:
+    async def of(self, wanted: dict[str, list[str]] | Wanted, **options: Any) -> AsyncIterator[Events]:
         given = {"budget": unlimited(), "patience": Patience(look=0.005), "sleep": at_once, "counts": self.counts, **options}
         async with aclosing(listen(self.url, wanted, self.clock, notice=self.notices.append, **given)) as events:
             yield Events(events)
@@ -502,6 +503,60 @@ def test_what_was_not_heard_to_its_end_is_in_a_gap_that_was_told(monkeypatch: py
                     missed += 1
                     assert any(since < closed <= at for since, at in gaps), candle
     assert missed > 5
+
+
+def test_what_is_wanted_later_is_joined_by_itself(stream: Stream) -> None:
+    """Those that were heard before hear nothing of it; what is not wanted any more is not heard."""
+    wanted = Wanted({"1m": [BTC, ETH]})
+
+    async def main() -> tuple[list[Event], list[Event]]:
+        async with stream.of(wanted) as events:
+            await events.until(lambda event: isinstance(event, Heard) and event.symbol == ETH)
+            wanted.change({"1m": [BTC, XRP]})
+            joined = await events.until(lambda event: isinstance(event, Heard) and event.symbol == XRP)
+            stream.clock.now += 60
+            return joined, await events.until(lambda event: isinstance(event, Heard) and event.symbol == XRP and event.at > NOW)
+
+    joined, after = run(main())
+    assert [event.symbols for event in joined if isinstance(event, Joined)] == [(XRP,)]
+    assert not [event for event in (*joined, *after) if isinstance(event, Lost)]
+    assert ETH not in {event.symbol for event in after if isinstance(event, Heard)}
+    assert stream.counts.connects == 2
+
+
+def test_a_connection_that_nobody_needs_is_closed(stream: Stream) -> None:
+    wanted = Wanted({"1m": [BTC]})
+
+    async def main() -> list[Event]:
+        async with stream.of(wanted) as events:
+            await events.join()
+            for symbol in (ETH, XRP, BTC, ETH, XRP, BTC):
+                wanted.change({"1m": [symbol]})
+                await events.join()
+            return events.seen
+
+    changes = [event for event in run(main()) if not isinstance(event, Heard)]
+    assert [event.symbols for event in changes] == [(BTC,), *[(ETH,), (XRP,), (BTC,)] * 2]
+    assert all(isinstance(event, Joined) for event in changes)
+
+
+def test_too_many_connections_are_begun_anew(stream: Stream) -> None:
+    """All are lost and joined then, over as few as can be."""
+    markets = [BTC, ETH, XRP, "KRW-ADA", "KRW-DOGE", "KRW-SOL"]
+    wanted = Wanted({"1m": markets[:1]})
+
+    async def main() -> list[Event]:
+        async with stream.of(wanted) as events:
+            await events.join()
+            for n in range(2, len(markets) + 1):
+                wanted.change({"1m": markets[:n]})
+                await events.until(lambda event, n=n: isinstance(event, Joined) and markets[n - 1] in event.symbols)  # type: ignore[misc]
+            return events.seen
+
+    changes = [event for event in run(main()) if not isinstance(event, Heard)]
+    assert [event.symbols for event in changes if isinstance(event, Lost)] == [(symbol,) for symbol in markets[: socket.SPARE + 1]]
+    joined = [event.symbols for event in changes if isinstance(event, Joined)]
+    assert joined == [*[(symbol,) for symbol in markets[: socket.SPARE + 1]], tuple(markets[: socket.SPARE + 2]), (markets[-1],)]
 
 
 def test_messages_that_are_repeated_are_heard_once(stream: Stream) -> None:

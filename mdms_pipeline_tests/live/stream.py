@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mdms_pipeline.collect import wire
 from mdms_pipeline.collect.fill import fill
-from mdms_pipeline.collect.socket import Heard, Joined, Lost
+from mdms_pipeline.collect.socket import Heard, Joined, Lost, Wanted
 from mdms_pipeline.collect.universe import update_universe
 from mdms_pipeline.live.deliver import Delivery
 from mdms_pipeline.live.journal import Journal
@@ -58,7 +58,7 @@ class Stream:
 
     sandbox: Sandbox
     clock: Steady
-    wanted: Mapping[str, Sequence[str]]
+    wanted: Wanted
     until: Instant
     random: random.Random
     idle: Callable[[], bool]  # the listener has done with all that it was told
@@ -72,6 +72,7 @@ class Stream:
         held: list[Heard] = []
         seen: dict[tuple[str, str], tuple[Instant, float]] = {}
         away = 0
+        joined = self._symbols()
         yield Joined(self.clock())
         await self._heard()
         while self.clock() < self.until:
@@ -80,11 +81,15 @@ class Stream:
             if away:
                 away -= 1
                 if not away:
+                    joined = self._symbols()
                     yield Joined(self.clock())
             elif self.random.random() < self.trouble.cut:
                 away, held = self.random.randint(1, self.trouble.away), []
                 yield Lost(lost_at, "cut")
             else:
+                if others := self._symbols() - joined:  # over a connection of their own
+                    yield Joined(self.clock(), tuple(sorted(others)))
+                joined = self._symbols()
                 messages = [*self._told(seen), *self._corrected()]
                 late = [each for each in messages if self.random.random() < self.trouble.late]
                 now = [*held, *(each for each in messages if each not in late)]
@@ -103,12 +108,15 @@ class Stream:
             yield Joined(self.clock())
         await self._heard()
 
+    def _symbols(self) -> set[str]:
+        return {symbol for of_one in self.wanted.of.values() for symbol in of_one}
+
     def _corrected(self) -> list[Heard]:
         """Now and then a candle of the last ones, with another close; the stream tells of it once."""
         if self.random.random() >= self.trouble.corrected:
             return []
-        name = self.random.choice(list(self.wanted))
-        symbol, frame = self.random.choice(self.wanted[name]), timeframe(name)
+        name = self.random.choice(list(self.wanted.of))
+        symbol, frame = self.random.choice(self.wanted.of[name]), timeframe(name)
         at = frame.after(frame.floor(int(self.clock())), -self.random.randint(1, 3))
         candles, last_ms = self.sandbox.bars(symbol, frame, at + 1, 1)
         if candles.opened_at.tolist() != [at] or at < self.stored_to:
@@ -127,7 +135,7 @@ class Stream:
     def _told(self, seen: dict[tuple[str, str], tuple[Instant, float]]) -> list[Heard]:
         """The candles that have changed since the last step: those that form, and those that have closed meanwhile."""
         found = []
-        for name, symbols in self.wanted.items():
+        for name, symbols in self.wanted.of.items():
             end = timeframe(name).after(timeframe(name).floor(int(self.clock())))
             listed = {market.code for market in self.sandbox.markets()}
             for symbol in (symbol for symbol in symbols if symbol in listed):
@@ -189,9 +197,7 @@ class Simulation:
                 delivery = Delivery(Journal(self.folder))
                 live = Live(self.watches, self.warehouse, symbols, exchange, self.clock, delivery, errors, (wire.NotFound,), timer=time)
                 self.live = live
-                stream = Stream(
-                    self.sandbox, self.clock, live.engine.wanted, until, self.random, lambda: live.idle, self.trouble, self.look
-                )
+                stream = Stream(self.sandbox, self.clock, live.wanted, until, self.random, lambda: live.idle, self.trouble, self.look)
                 await live.run(stream.events())
                 self.lives.append(live.health)
                 self.messages += stream.sent

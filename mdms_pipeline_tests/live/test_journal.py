@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mdms_pipeline.live.journal import Journal
+from mdms_pipeline.live.journal import Journal, spoken
 from mdms_pipeline.live.signal import Signal
 from mdms_pipeline_tests.live.made import AT, WATCHED, bar, signal
 from mdms_pipeline_tests.support import beside
@@ -44,6 +46,20 @@ def test_what_is_written_comes_back_as_it_was(folder: Path) -> None:
     assert Journal(folder).append(made, reached={"w1": bar(1)}) == made
     known = {**awkward, "inf": None, "nan": None}
     assert repr(told(Journal(folder))) == repr([replace(made[0], values=known), made[1]])
+
+
+def test_an_id_is_the_same_as_ever() -> None:
+    """Of the words as JSON writes them: what exactly-once rests on over restarts, and over versions."""
+    for one in (signal(0), signal(1, name='a "b" \\ 거래 \x07\n', revision=3), signal(2, symbol="KRW-1INCH", opened_at=-1)):
+        named = (one.source, one.name, one.rule, one.symbol, one.timeframe, one.opened_at, one.revision)
+        assert one.id == hashlib.blake2b(json.dumps(named).encode(), digest_size=16).hexdigest()
+    assert signal(0).id == "cef03465558bfd6903e97f5489cd3ae7"
+
+
+def test_a_line_has_the_words_in_their_order(folder: Path) -> None:
+    one = signal(0)
+    before = spoken(one)
+    assert list(before) == list(spoken(one)) == ["id", *(field.name for field in fields(Signal))]
 
 
 def test_each_signal_is_written_once(folder: Path) -> None:

@@ -134,6 +134,7 @@ def test_it_says_what_is_wrong() -> None:
     shown = "\n".join(lines(picture(1, 1, state="waiting for the stream", reason="cut: no PONG", silence=500.0), 100, 24))
     for words in ("waiting for the stream", "cut: no PONG", "last message 8 min ago", "3 wait", "2 lost"):
         assert words in shown
+    assert "; 12 of 200 MB held" in "\n".join(lines(picture(1, 1, held=12 * 2**20, allowed=200 * 2**20), 120, 24))
     assert "no message yet" in "\n".join(lines(picture(1, 1, silence=math.nan), 100, 24))
 
 
@@ -176,6 +177,15 @@ def test_a_picture_of_a_process(live: Live) -> None:
     assert found.troubles[0] == "the socket was slow"
     assert "KRW-GONE" in found.troubles[1]
     assert len(lines(found, 80, 24)) == 24
+
+
+def test_other_markets_are_shown_once_they_are_watched(live: Live) -> None:
+    view = View(live, {})
+    assert view.picture(NOW, 24).count == 3
+    live.engine, live.names = live.engine.of(["KRW-ETH"]), {"KRW-ETH": "이더리움"}
+    found = view.picture(NOW, 24)
+    assert [(one.symbol, one.name) for one in found.markets] == [("KRW-ETH", "이더리움")]
+    assert found.markets[0].price == candles(NOW // 3600 * 3600 - 40 * 3600, 40).close[-1]
 
 
 def test_it_is_drawn_on_a_screen_of_its_own_which_is_left_behind(
