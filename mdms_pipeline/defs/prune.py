@@ -90,6 +90,8 @@ def _kept(runs: Sequence[_Run], budget: float, failed_budget: float, now: float)
     for run in runs:
         if not run.finished or now - run.ended_at < RESTING:
             kept.add(run.run_id)
+        elif not run.bytes:
+            continue  # its log went before: what is newest of it stays as long as it is
         elif budget >= run.bytes:
             budget -= run.bytes
             kept.add(run.run_id)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
+from contextlib import closing
 
 import dagster as dg
 import pytest
@@ -105,6 +107,24 @@ def test_the_newest_of_each_partition_stays_and_the_log_shrinks(home):
     again = prune(folder, 10**6, later())
     assert again.events == 0
     assert newest(instance) == before
+
+
+def test_what_was_newest_of_a_run_without_a_log_goes_once_something_newer_is_there(home):
+    folder, instance = home
+    old = run(instance)
+    for _ in range(8):
+        run(instance, KEYS[:4])
+    prune(folder, 10**6, later())
+    assert _events_of(folder, old) == len(ASSETS) * 4  # the newest of those partitions
+    run(instance)
+    prune(folder, 10**6, later())
+    assert _events_of(folder, old) == 0
+    assert old not in {run_id for run_id, _ in newest(instance).values()}
+
+
+def _events_of(folder, run_id):
+    with closing(sqlite3.connect(folder / "history" / "runs" / "index.db")) as connection:
+        return connection.execute("SELECT count(*) FROM event_logs WHERE run_id = ? AND partition IS NOT NULL", [run_id]).fetchone()[0]
 
 
 def test_ids_go_on_growing_after_a_prune(home):
