@@ -197,6 +197,28 @@ def test_a_prune_while_another_process_writes(home):
     assert len(newest(instance)) == 16
 
 
+def test_a_page_that_is_being_read_keeps_no_writer_out(home):
+    """What makes the file smaller waits for readers; writers must not wait for that."""
+    import threading
+
+    folder, instance = home
+    for _ in range(5):
+        run(instance)
+    index = folder / "history" / "runs" / "index.db"
+    with closing(sqlite3.connect(index)) as reader, closing(sqlite3.connect(index, timeout=10, isolation_level=None)) as writer:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM event_logs").fetchall()
+        run(instance)
+        thread = threading.Thread(target=prune, args=(folder, 10**6, later()))
+        thread.start()
+        while thread.is_alive():
+            writer.execute("BEGIN IMMEDIATE")  # raises after ten seconds
+            writer.execute("ROLLBACK")
+        assert reader.execute("SELECT count(*) FROM event_logs").fetchone() == (5 * 17,)
+    thread.join()
+    assert len(newest(instance)) == 16
+
+
 def test_the_command(home, monkeypatch):
     folder, instance = home
     for _ in range(3):
