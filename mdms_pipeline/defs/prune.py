@@ -20,16 +20,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-RUN_SHARES = (0.25, 0.12, 0.05, 0.0)  # of what is allowed, for the logs of runs; the next one where that was not enough
+RUN_SHARES = (0.2, 0.1, 0.05, 0.0)  # of what is allowed, for the logs of runs; their events in the index take as much again
+ENOUGH = 0.6  # of what is allowed: where a prune leaves more than that filled, the next share is tried
+FILES = 0.8  # and where the files, with the free pages that the next runs fill, take more than that
 FAILED_SHARE = 0.05  # besides, for the logs of runs that failed
 RESTING = 60.0  # s since a run ended until its log may go
 RUN_DAYS, FAILED_DAYS = 3, 30  # that the row of a run stays
 SKIPPED_TICK_HOURS = 6
 RUNLESS_KEPT = 5_000  # events of no run: what sensors report
-CHUNK = 2_000  # rows deleted in one transaction
+CHUNK = 500  # rows deleted in one transaction
+PAUSE = 1.0  # of the time that a transaction took, for those who wait to write: they ask again and again, and must find it free
 VACUUM_FROM = 64 * 2**20  # bytes of free pages, and half of the file, from which the file itself is made smaller
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 BUSY_SECONDS = 30
+CHECKPOINT_WAITS = 50  # ms, for a page that is being read; else the log stays as long as it is until the next prune
+# Of the connections here. Some builds of SQLite (Debian's) fill what is deleted with zeros, which doubles the time; what a power cut may
+# undo, the next prune does again.
+SETTINGS = ("secure_delete = OFF", "synchronous = NORMAL")
 
 
 @dataclass(frozen=True)
@@ -66,10 +73,18 @@ def prune(home: Path, allowed: int, now: float | None = None) -> Pruned:
     for share in RUN_SHARES if (home / "history" / "runs" / "index.db").exists() else ():
         gone = _prune_logs(home, allowed, share, at)
         run_logs, events = run_logs + gone[0], events + gone[1]
-        if log_bytes(home) <= allowed * (RUN_SHARES[0] * 2 + 2 * FAILED_SHARE):
+        if _is_enough(home, allowed):
             break
     runs, ticks = _prune_runs(home, at), _prune_ticks(home, at)
     return Pruned(before, log_bytes(home), run_logs, events, runs, ticks, time.perf_counter() - clock)
+
+
+def _is_enough(home: Path, allowed: int) -> bool:
+    """Free pages of the index are as good as free where they are few enough: making the file smaller would lock all writers out."""
+    with _open(home / "history" / "runs" / "index.db") as index:
+        _, free, size = _pages(index)
+    taken = log_bytes(home)
+    return taken - free * size <= ENOUGH * allowed and taken <= FILES * allowed
 
 
 def _prune_logs(home: Path, allowed: int, share: float, now: float) -> tuple[int, int]:
@@ -90,6 +105,8 @@ def _kept(runs: Sequence[_Run], budget: float, failed_budget: float, now: float)
     for run in runs:
         if not run.finished or now - run.ended_at < RESTING:
             kept.add(run.run_id)
+        elif not run.bytes:
+            continue  # its log went before: what is newest of it stays as long as it is
         elif budget >= run.bytes:
             budget -= run.bytes
             kept.add(run.run_id)
@@ -132,7 +149,7 @@ def _prune_index(file: Path, kept: set[str], last: int) -> int:
     """Delete the events up to `last` of runs that are not kept, but for the newest of each kind; how many."""
     with _open(file) as connection:
         newest = _newest(connection)
-        events = connection.execute("SELECT id, run_id FROM event_logs WHERE id <= ?", [last]).fetchall()
+        events = connection.execute("SELECT id, run_id FROM event_logs WHERE +id <= ?", [last]).fetchall()  # +: from an index alone
         doomed = [event for event, run_id in events if run_id not in kept and event not in newest]
         checks = connection.execute("SELECT max(id) FROM asset_check_executions GROUP BY asset_key, check_name, partition").fetchall()
         old_checks = connection.execute("SELECT id, run_id FROM asset_check_executions").fetchall()
@@ -207,11 +224,13 @@ def _prune_ticks(home: Path, now: float) -> int:
 
 
 def _delete(connection: sqlite3.Connection, table: str, column: str, values: Sequence[object]) -> None:
-    """Delete the rows of these values, in transactions so short that nobody waits for long."""
+    """Delete the rows of these values, in short transactions with pauses, so that nobody waits for long."""
     for part in _chunks(values):
         connection.execute("BEGIN IMMEDIATE")
+        begun = time.perf_counter()
         connection.execute(f"DELETE FROM {table} WHERE {column} IN ({', '.join('?' * len(part))})", list(part))
         connection.execute("COMMIT")
+        time.sleep(PAUSE * (time.perf_counter() - begun))
 
 
 def _chunks(values: Sequence[object]) -> Iterator[Sequence[object]]:
@@ -221,18 +240,28 @@ def _chunks(values: Sequence[object]) -> Iterator[Sequence[object]]:
 
 def _shrink(connection: sqlite3.Connection) -> None:
     """Give pages back to the disk where half of the file is free; else they are used again. Not where somebody is at work."""
-    pages, free, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size"))
+    pages, free, size = _pages(connection)
     try:
         if free * size > VACUUM_FROM and free > pages / 2:
             connection.execute("VACUUM")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # others write meanwhile
+        connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_WAITS}")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # which waits for readers while nobody may write
     except sqlite3.OperationalError:
         return  # the next prune comes soon
+
+
+def _pages(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """(pages of the file, those of them that are free, bytes of one)"""
+    pages, free, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size"))
+    return pages, free, size
 
 
 @contextmanager
 def _open(file: Path) -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None)
+    for setting in SETTINGS:
+        connection.execute(f"PRAGMA {setting}")
     try:
         yield connection
     finally:

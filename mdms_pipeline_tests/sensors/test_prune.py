@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
+from contextlib import closing
 
 import dagster as dg
 import pytest
@@ -107,6 +109,24 @@ def test_the_newest_of_each_partition_stays_and_the_log_shrinks(home):
     assert newest(instance) == before
 
 
+def test_what_was_newest_of_a_run_without_a_log_goes_once_something_newer_is_there(home):
+    folder, instance = home
+    old = run(instance)
+    for _ in range(8):
+        run(instance, KEYS[:4])
+    prune(folder, 10**6, later())
+    assert _events_of(folder, old) == len(ASSETS) * 4  # the newest of those partitions
+    run(instance)
+    prune(folder, 10**6, later())
+    assert _events_of(folder, old) == 0
+    assert old not in {run_id for run_id, _ in newest(instance).values()}
+
+
+def _events_of(folder, run_id):
+    with closing(sqlite3.connect(folder / "history" / "runs" / "index.db")) as connection:
+        return connection.execute("SELECT count(*) FROM event_logs WHERE run_id = ? AND partition IS NOT NULL", [run_id]).fetchone()[0]
+
+
 def test_ids_go_on_growing_after_a_prune(home):
     """SQLite gives the id of a deleted last row away again; who follows by id would miss the next event."""
     folder, instance = home
@@ -174,6 +194,28 @@ def test_a_prune_while_another_process_writes(home):
         prune(folder, 10**6, later())
     thread.join()
     assert errors == []
+    assert len(newest(instance)) == 16
+
+
+def test_a_page_that_is_being_read_keeps_no_writer_out(home):
+    """What makes the file smaller waits for readers; writers must not wait for that."""
+    import threading
+
+    folder, instance = home
+    for _ in range(5):
+        run(instance)
+    index = folder / "history" / "runs" / "index.db"
+    with closing(sqlite3.connect(index)) as reader, closing(sqlite3.connect(index, timeout=10, isolation_level=None)) as writer:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM event_logs").fetchall()
+        run(instance)
+        thread = threading.Thread(target=prune, args=(folder, 10**6, later()))
+        thread.start()
+        while thread.is_alive():
+            writer.execute("BEGIN IMMEDIATE")  # raises after ten seconds
+            writer.execute("ROLLBACK")
+        assert reader.execute("SELECT count(*) FROM event_logs").fetchone() == (5 * 17,)
+    thread.join()
     assert len(newest(instance)) == 16
 
 
