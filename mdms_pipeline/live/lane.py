@@ -90,7 +90,7 @@ class Lane:
     flat: bool
     clock: Clock
     doubted: set[str] = field(default_factory=set)  # symbols that must be loaded again
-    closed: int = 0  # bars, ever
+    closed: int = 0  # bars, ever, and symbols loaded: it changes with whatever stands closed
 
     def __post_init__(self) -> None:
         self.frame, shape = timeframe(self.watches[0].timeframe), shape_of(self.watches, self.flat)
@@ -119,6 +119,7 @@ class Lane:
             self.told[row] = {}
             self.known[row] = True
             self.doubted.discard(loaded.symbol)
+        self.closed += len(rows)
         if rows:
             self._say(np.array(rows), self.before, np.ones(len(rows), dtype=np.bool_), back=1)
             self._say(np.array(rows), self.said, np.ones(len(rows), dtype=np.bool_))

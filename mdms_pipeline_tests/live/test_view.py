@@ -148,8 +148,8 @@ def test_no_more_than_the_last_close_is_needed_to_say_how_near_a_rule_is() -> No
 
 
 @pytest.fixture
-def live(warehouse: Warehouse, tmp_path: Path) -> Iterator[Live]:
-    """A process that has loaded two markets, and knows nothing of a third."""
+def starting(warehouse: Warehouse, tmp_path: Path) -> Iterator[Live]:
+    """A process before it has loaded its two markets; it will know nothing of a third."""
     made = candles(NOW // 3600 * 3600 - 40 * 3600, 40)
     put(warehouse, page("KRW-BTC", made), page("KRW-ETH", made))
     rule = parse("close > 1 and close > 1e12", vocabulary())
@@ -160,8 +160,13 @@ def live(warehouse: Warehouse, tmp_path: Path) -> Iterator[Live]:
     ]
     with closing(Delivery(Journal(tmp_path / "signals"))) as delivery:
         found = Live(watches, warehouse, ["KRW-BTC", "KRW-ETH", "KRW-GONE"], lambda *_: None, Clock(), delivery)  # type: ignore[arg-type]
-        found.begin()
         yield found
+
+
+@pytest.fixture
+def live(starting: Live) -> Live:
+    starting.begin()
+    return starting
 
 
 def test_a_picture_of_a_process(live: Live) -> None:
@@ -177,6 +182,14 @@ def test_a_picture_of_a_process(live: Live) -> None:
     assert found.troubles[0] == "the socket was slow"
     assert "KRW-GONE" in found.troubles[1]
     assert len(lines(found, 80, 24)) == 24
+
+
+def test_what_was_drawn_before_anything_was_loaded_does_not_stay(starting: Live) -> None:
+    view = View(starting, NAMES)
+    before = {one.symbol: one.answers[0] for one in view.picture(NOW, 24).markets}
+    assert before["KRW-BTC"] == Answer(0, 2, UNKNOWN, UNKNOWN)
+    starting.begin()
+    assert {one.symbol: one.answers[0] for one in view.picture(NOW, 24).markets}["KRW-BTC"] == Answer(1, 2, FALSE, FALSE)
 
 
 def test_other_markets_are_shown_once_they_are_watched(live: Live) -> None:
