@@ -11,7 +11,7 @@ The prune acts when its schedule would: every five simulated minutes, where the 
 is watched: a writer asks for the index again and again, and how long it waited at most is told, and the log's size is looked at while
 the prune is at work. The others leave out the pauses that a prune makes for writers. Ticks of sensors are written too, as many as
 a day has. Every two hours every partition must have its newest materialization: the ids that the storage answers are compared with
-those written. With TMPDIR on a disk the time of prunes is that of the disk, too; on a RAM disk the week takes half as long.
+those written. The time of prunes contains the disk that TMPDIR names. The week is some 26 minutes of processor time.
 """
 
 from __future__ import annotations
