@@ -6,7 +6,7 @@
 2. in the middle every process of it is killed with SIGKILL; after `--down` simulated minutes it is started again
 3. at the end Dagster's runs, the warehouse and the exchange are compared
 
-A tick of a sensor comes every 5 to 10 s and a run takes 5 to 15, so a 1m close must not come faster than every 25 s: speed 2. Faster,
+A tick of a sensor comes every 5 s and a run takes 5 to 10, so a 1m close must not come faster than every 20 s: speed 3. Faster,
 and a run serves several closes at once: nothing is lost, which the checks hold, but "one run each" no longer is.
 Exit code 0: every check holds. The prune and the times of screens stay on the machine's clock.
 """

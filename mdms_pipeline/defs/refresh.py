@@ -27,6 +27,8 @@ JOB = "refresh"
 TIMEFRAMES_TAG = "mdms/timeframes"  # of a refresh: "1h,4h"
 EVENT_TAG = "mdms/event"  # of a refresh: the newest event when it was made
 WHY_TAG = "mdms/why"
+# Seconds between two ticks, where 1m is kept and else. The daemon looks every 5 s and a little: a whole 5 are often not over yet.
+FINE_TICK, TICK = 4, 14
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 300.0  # seconds after a failure, doubling
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -36,6 +38,11 @@ UNFINISHED = [
     dg.DagsterRunStatus.CANCELING,
 ]
 FAILED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+
+
+def tick_seconds(timeframes: Sequence[str]) -> int:
+    """How often a sensor that follows the candles of these timeframes is evaluated."""
+    return FINE_TICK if "1m" in timeframes else TICK
 
 
 def under_way(instance: dg.DagsterInstance, job: str) -> bool:

@@ -33,6 +33,7 @@ from mdms_pipeline.defs.refresh import (
     newest_closes,
     selection_of,
     tags_of,
+    tick_seconds,
     under_way,
     waits,
 )
@@ -59,7 +60,7 @@ def refresh_sensor(mdms: Mdms, grid: Sequence[str], screens: Sequence[Screen]) -
     @dg.sensor(
         name="refresh",
         job_name=JOB,
-        minimum_interval_seconds=5 if "1m" in mdms.settings.timeframes else 15,
+        minimum_interval_seconds=tick_seconds(mdms.settings.timeframes),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Makes one run over all that is due when a candle has closed, or when something was written outside of Dagster.",
     )

@@ -16,7 +16,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from mdms_pipeline.defs.grid import OWNERS, markdown, newest
-from mdms_pipeline.defs.refresh import WHY_TAG, under_way
+from mdms_pipeline.defs.refresh import WHY_TAG, tick_seconds, under_way
 from mdms_pipeline.defs.resources import Mdms, WarehouseResource, patiently
 from mdms_pipeline.defs.screens import WORD_JOINER
 from mdms_pipeline.live.ran import Compared, comparable, compare
@@ -69,7 +69,7 @@ def signals_sensor(mdms: Mdms) -> dg.SensorDefinition:
     @dg.sensor(
         name="signals",
         job_name=PARITY_JOB,
-        minimum_interval_seconds=5 if "1m" in mdms.settings.timeframes else 15,
+        minimum_interval_seconds=tick_seconds(mdms.settings.timeframes),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Reports live signals that came into the table, and has them compared with the candles that were collected since.",
     )
