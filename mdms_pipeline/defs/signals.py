@@ -168,6 +168,7 @@ def parity_result(found: Compared) -> dg.AssetCheckResult:
             "signals": found.signals,
             "differing": len(found.differences),
             "differences": "\n".join(map(str, found.differences[:50])),
+            "open": "\n".join(map(str, found.open[:50])),
             "rules_changed_since": ", ".join(sorted(found.changed)),
             "corrected_since": ", ".join(sorted(found.corrected)),
         },

@@ -209,10 +209,29 @@ def test_whatever_is_not_as_the_candles_say_is_found(ran: Simulation, tampered: 
 
 def test_a_value_that_is_off_by_its_last_bit_is_found(ran: Simulation, tampered: Warehouse) -> None:
     with tampered.write() as connection:
-        (one,) = [found for found in last_signals(connection, 1_000) if any(found.values.values())][:1]
+        one = [found for found in last_signals(connection, 1_000) if any(found.values.values())][-1]  # the oldest
         off = {name: value and math.nextafter(value, math.inf) for name, value in one.values.items()}
         connection.execute('UPDATE signals SET "values" = ? WHERE number = ?', [json.dumps(off), one.number])
     assert [found.what for found in compared(ran, tampered).differences] == ["otherwise"]
+
+
+def test_what_differs_at_the_last_bar_judged_is_open_until_somebody_has_listened_after_it(ran: Simulation, tampered: Warehouse) -> None:
+    """A trade may be told after the clock has closed its bar. Who listens takes the bar back; where nobody does, nobody can."""
+    ((number, opened_at),) = rows(
+        tampered,
+        """SELECT number, epoch(s.opened_at)::BIGINT FROM signals s WHERE before IS NOT NULL AND answer IS NOT NULL AND
+           s.opened_at = (SELECT max(until) FROM watched w WHERE w.name = s.name AND w.rule = s.rule) ORDER BY ALL LIMIT 1""",
+    )
+    with tampered.write() as connection:
+        connection.execute("UPDATE signals SET before = NULL WHERE number = ?", [number])
+    found = compared(ran, tampered)
+    assert ([one.what for one in found.open], found.differences) == (["otherwise"], [])
+    assert found.open[0].key[-1] == opened_at
+    assert found.said.endswith("none differs; 1 open, of the last bar judged")
+    with tampered.write() as connection:  # everybody was judged once more, and nothing taken back
+        connection.execute("UPDATE watched SET until = until + to_hours(IF(timeframe = '1h', 1, 4))")
+    found = compared(ran, tampered)
+    assert ([one.what for one in found.differences], found.open) == (["otherwise"], [])
 
 
 def test_a_rule_that_has_changed_is_named_and_not_compared(ran: Simulation) -> None:
