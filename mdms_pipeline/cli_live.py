@@ -104,13 +104,15 @@ async def _live(
 
 
 async def _until_asked(work: asyncio.Task[None]) -> None:
-    """Wait for `work`; SIGINT and SIGTERM end it, and that is no error."""
+    """Wait for `work`; SIGINT and SIGTERM end it, and that is no error. A second one does not wait until it has ended."""
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
     for number in (operating_system.SIGINT, operating_system.SIGTERM):
         loop.add_signal_handler(number, asked.set)
     waiting = asyncio.create_task(asked.wait())
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
+    for number in (operating_system.SIGINT, operating_system.SIGTERM):
+        loop.remove_signal_handler(number)
     if not work.done():
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)

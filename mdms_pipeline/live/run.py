@@ -258,8 +258,8 @@ class Live:
     async def _gathered(self) -> list[Waiting]:
         """All that waits; where nothing does, what comes within LOOK."""
         with suppress(TimeoutError):
-            first = await asyncio.wait_for(self._queue.get(), LOOK)
-            found = [first]
+            async with asyncio.timeout(LOOK):  # wait_for of Python 3.11 forgets that the task is cancelled, where an event comes just then
+                found = [await self._queue.get()]
             while not self._queue.empty():
                 found.append(self._queue.get_nowait())
             return found

@@ -184,9 +184,12 @@ class _Counter:
         try:
             if self._there <= MOST:
                 with suppress(OSError, TimeoutError, ValueError):  # ValueError: longer than a question can be
-                    await self._answer(await asyncio.wait_for(reader.readline(), SECONDS), writer)
+                    async with asyncio.timeout(SECONDS):
+                        line = await reader.readline()
+                    await self._answer(line, writer)
                     writer.close()
-                    await asyncio.wait_for(writer.wait_closed(), SECONDS)  # until all was taken
+                    async with asyncio.timeout(SECONDS):
+                        await writer.wait_closed()  # until all was taken
         finally:
             writer.transport.abort()
             self._there -= 1
