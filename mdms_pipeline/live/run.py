@@ -121,6 +121,7 @@ class Live:
         self._from: dict[str, Instant] = {}  # timeframe -> the first bar that a watch, or a market, which is new tells of
         self._judged: dict[str, Instant] = {}  # timeframe -> the newest bar up to which all was judged
         self._change: Change | None = None  # of the universe, not taken in yet
+        self._no_room: set[str] = set()  # collected markets for which there was no room
         self._at_work = False
         self._revisions: dict[Partition, int] = {}  # of the stored candles, when they were last looked at
         self._mend_at = self._follow_at = -math.inf
@@ -438,7 +439,7 @@ class Live:
 
     def _looked_up(self) -> tuple[dict[Partition, Standing], Change | None]:
         with self.warehouse.read() as connection:
-            return self._standings(connection), change(connection, self.engine, self.symbols)
+            return self._standings(connection), change(connection, self.engine, self.symbols, self._no_room)
 
     async def _renew(self, now: float) -> None:
         """Take in what became of the universe, once all that has closed at `now` is judged and written down: the stretches of the markets
@@ -461,9 +462,12 @@ class Live:
 
     def _as_far_as_fits(self, new: Change) -> Change:
         """Nobody joins where there is no room for all."""
+        self._no_room -= {*new.waived, *new.joined}
+        self.health.dropped = {what: why for what, why in self.health.dropped.items() if what not in {*new.waived, *new.joined}}
         try:
             self.room = check_room(self._room_for(_after(self.symbols, new)))
         except OverMemory as error:
+            self._no_room |= set(new.joined)
             self.health.dropped |= dict.fromkeys(new.joined, str(error))
             new = new.without_joining()
             self.room = self._room_for(_after(self.symbols, new))

@@ -1,13 +1,14 @@
 """What became of the collected markets while the process runs: looked up, and loaded, beside the stream. `run.py` takes it in.
 
 A market that joined the universe is taken in once a candle of it is stored; in a timeframe of which none is yet, once there is. One that
-left is let go. A market that is no more, though it is still among those collected, stays out.
+left is let go. A market that is no more, though it is still among those collected, stays out; so does one for which there was no room,
+until another one leaves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import duckdb
 
@@ -26,18 +27,22 @@ class Change:
     found: Mapping[str, Sequence[Found]]  # timeframe -> its markets of which nothing was known, as they are stored
     revisions: Mapping[Partition, int]  # of what was found
     names: Mapping[str, str]  # symbol -> Korean name
+    waived: tuple[str, ...] = ()  # for which there was no room, and which are not collected any more
 
     def without_joining(self) -> Change:
         """The same, but nobody joins."""
         found = {name: [each for each in of_one if each.loaded.symbol not in self.joined] for name, of_one in self.found.items()}
-        return Change((), self.left, found, self.revisions, self.names)
+        return replace(self, joined=(), found=found)
 
 
-def change(connection: duckdb.DuckDBPyConnection, engine: Engine, symbols: Sequence[str]) -> Change | None:
-    """What has changed since `symbols` were taken in; None where nothing has."""
+def change(connection: duckdb.DuckDBPyConnection, engine: Engine, symbols: Sequence[str], refused: Collection[str] = ()) -> Change | None:
+    """What has changed since `symbols` were taken in, and `refused` for want of room; None where nothing has."""
     collected, found, revisions = universe(connection), dict[str, list[Found]](), dict[Partition, int]()
+    left = tuple(symbol for symbol in symbols if symbol not in collected)
+    waived = tuple(symbol for symbol in refused if symbol not in collected)
+    wanted = collected if left else [symbol for symbol in collected if symbol not in refused]
     for name, lane in engine.lanes.items():
-        unknown = [symbol for symbol in collected if any(watch.takes(symbol) for watch in lane.watches) and not lane.knows(symbol)]
+        unknown = [symbol for symbol in wanted if any(watch.takes(symbol) for watch in lane.watches) and not lane.knows(symbol)]
         known = standings(connection, [(symbol, name) for symbol in unknown if symbol not in lane.gone]) if unknown else {}
         stored = [symbol for (symbol, _), one in known.items() if one.last_bar is not None and one.state != DELISTED]
         if stored:
@@ -45,8 +50,7 @@ def change(connection: duckdb.DuckDBPyConnection, engine: Engine, symbols: Seque
             revisions |= {(symbol, name): known[symbol, name].revision for symbol in stored}
     there = {each.loaded.symbol for of_one in found.values() for each in of_one}
     joined = tuple(symbol for symbol in collected if symbol in there and symbol not in symbols)
-    left = tuple(symbol for symbol in symbols if symbol not in collected)
-    if not left and not found:
+    if not left and not found and not waived:
         return None
     names = {symbol: korean for symbol, (korean, _, _) in known_symbols(connection).items()}
-    return Change(joined, left, found, revisions, names)
+    return Change(joined, left, found, revisions, names, waived)

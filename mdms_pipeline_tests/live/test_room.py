@@ -138,12 +138,26 @@ def test_whoever_does_not_fit_does_not_join(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(run, "check_room", lambda room: check_room(replace(room, memory_mb=needed / 0.4 / 2**20)))
         choose(found, everybody[1:])
 
-    plan(found, {2: grow})
-    found.listen(int(found.clock()) + 8 * 3_600)
+    def seen() -> None:
+        assert found.live is not None
+        assert set(found.live.symbols) == set(everybody[1:3])
+        assert set(found.live.health.dropped) == set(everybody[3:])
+        assert "mdms live would need more than 40%" in found.live.health.dropped[everybody[3]]
+
+    def fewer() -> None:
+        seen()
+        choose(found, [*everybody[1:3], everybody[3]])
+
+    def exchanged() -> None:
+        assert found.live is not None
+        assert set(found.live.health.dropped) == {everybody[3]}  # the others are not wanted any more
+        choose(found, everybody[2:4])
+
+    plan(found, {2: grow, 5: fewer, 8: exchanged})
+    found.listen(int(found.clock()) + 11 * 3_600)
     assert found.live is not None
-    assert set(found.live.symbols) == set(everybody[1:3])
-    assert set(found.live.health.dropped) == set(everybody[3:])
-    assert "mdms live would need more than 40%" in found.live.health.dropped[everybody[3]]
+    assert set(found.live.symbols) == set(everybody[2:4])  # one left, so the other has room now
+    assert not found.live.health.dropped
 
 
 def test_what_comes_while_a_gap_is_closed_waits_at_the_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
