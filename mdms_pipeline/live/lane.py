@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,8 @@ import numpy.typing as npt
 from mdms_pipeline.calculate.indicator import Indicator
 from mdms_pipeline.live.signal import SIGNAL, Signal
 from mdms_pipeline.live.tape import NEVER, Loaded, Past, Rows, Tape
-from mdms_pipeline.live.watch import Watch, known, signal, values, verdicts
-from mdms_pipeline.market import PRICES_AND_AMOUNTS, SETTLE, Candles, Floats, Instant, timeframe
+from mdms_pipeline.live.watch import Watch, answers, known, signal, silence, silent, values, verdicts
+from mdms_pipeline.market import PRICES_AND_AMOUNTS, SETTLE, Candles, Floats, Instant, Instants, timeframe
 from mdms_pipeline.rules import UNKNOWN, Verdicts
 from mdms_pipeline.vocabulary import needed
 
@@ -35,6 +35,10 @@ class Bar:
     at: float = math.nan  # s UTC, its last trade; NaN where that is not told; FINAL where nothing is added any more
     received_at: float = math.nan  # s UTC
     traded: bool = True
+
+    def closed_at(self, moment: float) -> Bar:
+        """The same, closed by what was received then (s UTC)."""
+        return Bar(self.opened_at, self.candle, self.at, moment, self.traded)
 
     def supersedes(self, other: Bar) -> bool:
         """Whether this is the later telling of one candle, or the same: trades only add, and what is final stays."""
@@ -105,7 +109,21 @@ class Lane:
         self.gone: set[str] = set()  # markets that are no more
         self.away = np.zeros(len(self.symbols), dtype=np.bool_)  # not heard at present: the clock closes nothing of theirs
         self.changed: set[int] = set()  # rows whose forming bar was not looked at yet
+        self._together = [self._alike(trades) for trades in sorted({watch.trades and self.flat for watch in self.watches})]
+        self._readings = [self._places(watch) for watch in self.watches]  # what decides each of them, and where it stands
         self.watched = np.array([[watch.takes(symbol) for symbol in self.symbols] for watch in self.watches], dtype=np.bool_)
+
+    def _alike(self, trades: bool) -> tuple[Past, Rows, tuple[Instants, Floats], npt.NDArray[np.bool_]]:
+        """The watches that decide on the same bars, and what is asked of them all at once."""
+        among = [i for i, watch in enumerate(self.watches) if (watch.trades and self.flat) == trades]
+        mine = [self.watches[i] for i in among]
+        always = np.array([[not watch.trades] for watch in mine])
+        return self._past(mine[0]), np.array(among, dtype=np.int64), silence(mine), always
+
+    def _places(self, watch: Watch) -> tuple[tuple[str, ...], Rows, Rows]:
+        names = self._past(watch).names
+        columns, back = [names[column] for column, _ in watch.readings.values()], [back for _, back in watch.readings.values()]
+        return tuple(watch.readings), np.array(columns, dtype=np.int64), -1 - np.array(back, dtype=np.int64)
 
     # ---- what is known at the beginning
 
@@ -155,7 +173,7 @@ class Lane:
                 continue
             held = self.forming[row]
             if held is not None and bar.opened_at > held.opened_at:
-                ended[row] = replace(held, received_at=bar.received_at)
+                ended[row] = held.closed_at(bar.received_at)
                 closing.append((row, ended[row]))
                 self.forming[row] = held = None
             last = ended.get(row) or self._last_bar(row)
@@ -179,7 +197,7 @@ class Lane:
                 continue
             over = held is not None and held.opened_at <= limit
             if held is not None and over:
-                closing.append((row, replace(held, received_at=now)))
+                closing.append((row, held.closed_at(now)))
                 self.forming[row] = None
             if self.flat and (held is None or over):
                 closing += [(row, quiet) for quiet in self._quiet(held or self._last_bar(row), self.frame.after(limit), now)]
@@ -295,36 +313,36 @@ class Lane:
 
     def _say(self, rows: Rows, said: Verdicts, traded: npt.NDArray[np.bool_], back: int = 0) -> None:
         """Judge the last bar of these symbols, or (`back` 1) the one before, into `said`; what decides on candles only where one came."""
-        for past in {id(past): past for past in map(self._past, self.watches)}.values():
+        for past, among, (stable, max_age), always in self._together:
             columns, age, index = known(past.columns(rows, back)), self.tape.age(rows, back), past.count[rows] - 1 - back
-            for i, watch in enumerate(self.watches):
-                if self._past(watch) is past:
-                    found = verdicts(watch, _deep(columns, watch), index, age, clean=True)[-1]
-                    new = self.watched[i, rows] & (traded | (not watch.trades))
-                    said[i, rows] = np.where(new, found, said[i, rows])
+            with np.errstate(all="ignore"):
+                found = np.array([answers(self.watches[i], _deep(columns, self.watches[i]))[-1] for i in among])
+            found[silent(stable, max_age, index, age)] = UNKNOWN
+            places = np.ix_(among, rows)
+            said[places] = np.where(self.watched[places] & (traded | always), found, said[places])
         self.shown[:, rows] = self.said[:, rows]
 
     def _changes(self, rows: Rows, bars: Sequence[Bar]) -> Iterator[Signal]:
         """The answers of these bars that are not those of the bars before."""
-        now, changed = self.clock(), self.said[:, rows] != self.before[:, rows]
+        now, said, before = self.clock(), self.said[:, rows], self.before[:, rows]
+        changed = said != before
         for i in np.flatnonzero(changed.any(axis=1)).tolist():
-            places = np.flatnonzero(changed[i])
-            for j, decided in zip(places.tolist(), self.values_of(i, rows[places]), strict=True):
-                row = int(rows[j])
-                self.told[row][i] = found = self._signal(i, row, bars[j], now, decided)
+            watch, places = self.watches[i], np.flatnonzero(changed[i])
+            those, answers = rows[places], (said[i, places].tolist(), before[i, places].tolist())
+            for j, row, new, old, decided in zip(places.tolist(), those.tolist(), *answers, self.values_of(i, those), strict=True):
+                self.told[row][i] = found = signal(watch, self.symbols[row], bars[j].opened_at, new, old, decided, bars[j].received_at, now)
                 yield found
 
     def values_of(self, i: int, rows: Rows) -> list[dict[str, float | None]]:
         """What decides a watch at the last bar of each of these symbols."""
-        past, readings = self._past(self.watches[i]), self.watches[i].readings
-        if not readings:
-            return [{} for _ in rows]
-        columns = np.array([past.names[column] for column, _ in readings.values()], dtype=np.int64)
-        back = np.array([back for _, back in readings.values()], dtype=np.int64)
-        found = past.values[columns, -1 - back, rows[:, None]]
-        numbers = [number if math.isfinite(number) else None for number in found.ravel().tolist()]
-        width = len(readings)
-        return [dict(zip(readings, numbers[at : at + width], strict=True)) for at in range(0, len(numbers), width)]
+        names, columns, places = self._readings[i]
+        found = self._past(self.watches[i]).values[columns, places, rows[:, None]]
+        if np.isfinite(found).all():
+            return [dict(zip(names, numbers, strict=True)) for numbers in found.tolist()]
+        return [
+            {name: number if math.isfinite(number) else None for name, number in zip(names, numbers, strict=True)}
+            for numbers in found.tolist()
+        ]
 
     def _signal(self, i: int, row: int, bar: Bar, now: float, decided: Mapping[str, float | None], revision: int = 0) -> Signal:
         watch, said, before = self.watches[i], int(self.said[i, row]), int(self.before[i, row])

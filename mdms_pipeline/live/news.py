@@ -6,6 +6,7 @@ that says `answer == before` takes back what was told.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -14,14 +15,14 @@ from mdms_pipeline.live.signal import SIGNAL, Signal
 from mdms_pipeline.live.watch import Name
 from mdms_pipeline.market import Instant
 
-REMEMBERED = 10_000  # signals, of which the older half is forgotten then: what is judged again is told again by the journal
+REMEMBERED = 10_000  # signals: what is judged again is told again by the journal
 
 
 class News:
     """What was told, and from which bar on each watch tells of each symbol."""
 
     def __init__(self, told: Iterable[Signal] = ()) -> None:
-        self.told: dict[Key, Signal] = {}
+        self.told: OrderedDict[Key, Signal] = OrderedDict()  # what was told longest ago first
         self._since: dict[tuple[Name, str], Instant] = {}  # bars before are nobody's news
         self.recall(told)
 
@@ -75,11 +76,10 @@ class News:
     def _remember(self, key: Key, signal: Signal) -> None:
         held = self.told.get(key)
         if held is None or signal.revision >= held.revision:
-            self.told.pop(key, None)
             self.told[key] = signal
+            self.told.move_to_end(key)
         if len(self.told) > REMEMBERED:
-            for key in list(self.told)[: REMEMBERED // 2]:
-                del self.told[key]
+            self.told.popitem(last=False)
 
 
 def _watch_of(signal: Signal) -> tuple[Name, str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, reduce
 
 import numpy as np
+import numpy.typing as npt
 
 from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.market import Floats, Instants
@@ -85,19 +86,33 @@ class Watch:
         return self.symbols is None or symbol in self.symbols
 
 
-def verdicts(watch: Watch, columns: Mapping[str, Floats], index: Instants, age: Instants | int = 0, clean: bool = False) -> Verdicts:
-    """What `watch` says at every bar: TRUE, UNKNOWN, FALSE. All rules together by Kleene's `and`.
+def verdicts(watch: Watch, columns: Mapping[str, Floats], index: Instants, age: Instants | int = 0) -> Verdicts:
+    """What `watch` says at every bar: TRUE, UNKNOWN, FALSE.
 
-    `columns` by name, (bars,) or (bars, symbols); `index` counts bars from the symbol's first, `age` slots since its last trade. `clean`
-    columns have been through `known`: that is half of the time where a rule is asked of a few bars only.
+    `columns` by name, (bars,) or (bars, symbols); `index` counts bars from the symbol's first, `age` slots since its last trade.
     """
-    columns = columns if clean else known({column: columns[column] for column in watch.columns.values()})
     with np.errstate(all="ignore"):
-        said = reduce(
-            np.minimum, (verdict(rule.root, {leaf: columns[name] for leaf, name in watch.leaves.items()}) for rule in watch.rules)
-        )
-    silent = index < watch.stable if watch.max_age is None else (index < watch.stable) | (np.asarray(age) > watch.max_age)
-    return np.where(silent, np.int8(UNKNOWN), said)
+        said = answers(watch, known({column: columns[column] for column in watch.columns.values()}))
+    return np.where(silent(watch.stable, _longest(watch), index, np.asarray(age)), np.int8(UNKNOWN), said)
+
+
+def answers(watch: Watch, columns: Mapping[str, Floats]) -> Verdicts:
+    """What the rules say of columns that have been through `known`, all together by Kleene's `and`; also where nothing may be decided."""
+    return reduce(np.minimum, (verdict(rule.root, {leaf: columns[name] for leaf, name in watch.leaves.items()}) for rule in watch.rules))
+
+
+def silent(stable: Instants | int, max_age: Floats | float, index: Instants, age: Instants) -> npt.NDArray[np.bool_]:
+    """Where nothing is decided: before the first bar that is answered, and too long after the last trade."""
+    return (index < stable) | (age > max_age)
+
+
+def silence(watches: Sequence[Watch]) -> tuple[Instants, Floats]:
+    """What `silent` is to know of these watches, (watches, 1) each: they can be asked all at once then."""
+    return np.array([[watch.stable] for watch in watches], dtype=np.int64), np.array([[_longest(watch)] for watch in watches])
+
+
+def _longest(watch: Watch) -> float:
+    return math.inf if watch.max_age is None else watch.max_age
 
 
 def known(columns: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -152,10 +167,13 @@ def signal(
     revision: int = 0,
 ) -> Signal:
     """What `watch` said (verdicts `before`, then `now`) as a signal."""
-    return Signal(
-        *watch.known_by, symbol, watch.timeframe, opened_at, in_words(now), in_words(before), decided,
-        provisional, received_at, emitted_at, revision,
+    found = object.__new__(Signal)  # as its own __init__ would, which calls once for each field of what is frozen and takes twice as long
+    vars(found).update(
+        source=watch.source, name=watch.name, rule=watch.rule, symbol=symbol, timeframe=watch.timeframe, opened_at=opened_at,
+        answer=in_words(now), before=in_words(before), values=decided, provisional=provisional, received_at=received_at,
+        emitted_at=emitted_at, revision=revision,
     )  # fmt: skip
+    return found
 
 
 def columns_of(watches: Iterable[Watch]) -> tuple[str, ...]:

@@ -52,13 +52,20 @@ ARITHMETIC: Mapping[str, Callable[[Floats, Floats], Floats]] = {
     "*": operator.mul,
     "/": np.divide,
 }
-COMPARE: Mapping[str, Callable[[Floats, Floats], npt.NDArray[np.bool_]]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
+Relation = Callable[[Floats, Floats], npt.NDArray[np.bool_]]
+
+
+def _unequal(left: Floats, right: Floats) -> npt.NDArray[np.bool_]:
+    return np.less(left, right) | np.greater(left, right)
+
+
+COMPARE: Mapping[str, tuple[Relation, Relation]] = {  # where it holds, and where it does not; with NaN neither is true
+    "<": (np.less, np.greater_equal),
+    "<=": (np.less_equal, np.greater),
+    ">": (np.greater, np.less_equal),
+    ">=": (np.greater_equal, np.less),
+    "==": (np.equal, _unequal),
+    "!=": (_unequal, np.equal),
 }
 FUNCTION: Mapping[str, Callable[..., Floats]] = {"abs": np.abs, "max": np.maximum, "min": np.minimum}  # NaN in, NaN out
 
@@ -149,9 +156,8 @@ def shift(values: Floats, bars: int) -> Floats:
 
 
 def _compare(sign: str, left: Floats, right: Floats) -> Verdicts:
-    answers = np.where(COMPARE[sign](left, right), np.int8(TRUE), np.int8(FALSE))
-    answers[np.isnan(left) | np.isnan(right)] = UNKNOWN
-    return answers
+    holds, fails = COMPARE[sign]
+    return np.subtract(holds(left, right).view(np.int8), fails(left, right).view(np.int8))
 
 
 def _finite(values: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,8 @@ from mdms_pipeline.backtest.decide import decide
 from mdms_pipeline.backtest.find import history_of, recipe_of
 from mdms_pipeline.backtest.history import History, Past
 from mdms_pipeline.live.load import judged_bars, load
-from mdms_pipeline.live.signal import ENTRY, EXIT, SCREEN, STRATEGY
-from mdms_pipeline.live.watch import changes, signals, values, verdicts
+from mdms_pipeline.live.signal import ENTRY, EXIT, SCREEN, STRATEGY, WHERE, Signal
+from mdms_pipeline.live.watch import Watch, changes, signal, signals, values, verdicts
 from mdms_pipeline.live_watch import screen_named, screen_watch, strategy_watches
 from mdms_pipeline.market import timeframe
 from mdms_pipeline.rules import TRUE, known
@@ -119,3 +119,11 @@ def test_values_are_every_leaf_as_far_back_as_it_is_read(tmp_path: Path) -> None
 def test_changes_count_from_not_known() -> None:
     assert changes(np.array([0, 0, -1, -1, 1, 0], np.int8)).tolist() == [2, 4, 5]
     assert changes(np.array([1, 1], np.int8)).tolist() == [0]
+
+
+def test_a_signal_is_made_as_its_class_would() -> None:
+    """`signal` sets the fields by itself: none is left out, none is another."""
+    made = signal(Watch(SCREEN, "mine", WHERE, "1h", ()), "KRW-BTC", 3_600, 1, -1, {"close": 2.0}, 3_601.0, 3_602.0, True, 2)
+    same = Signal(SCREEN, "mine", WHERE, "KRW-BTC", "1h", 3_600, True, False, {"close": 2.0}, True, 3_601.0, 3_602.0, 2)
+    assert made == same
+    assert list(vars(made)) == [field.name for field in fields(Signal)]
