@@ -28,6 +28,7 @@ from mdms_pipeline.store import schema
 
 DUCKDB_SHARE = 0.3  # of the memory allowed; the rest is for arrays and for the interpreter with its imports
 THREADS = 1  # of DuckDB; a second gets in the way of the first: 3.96 million rows calculated took 12.2 and 15.3 s of CPU, now 9.5 and 11.3
+OPENINGS = 50  # of the file by one engine
 DEADLINE = 120.0  # seconds that a transaction waits for its turn
 FULL = ("No space left", "File too large", "Disk quota exceeded")  # how the operating system says that a file cannot grow
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.1  # seconds between two tries; each is drawn at random up to a bound that doubles
@@ -171,7 +172,8 @@ class _Engine:
     """DuckDB without a file, which opens ours for who comes and closes it once all have left.
 
     Starting an engine takes 14 ms, opening the file 6 (50 MB; a refresh opens it some 40 times). One that failed is not used again:
-    DuckDB refuses everything after a fatal error.
+    DuckDB refuses everything after a fatal error. One that has opened the file OPENINGS times is not either: each time it keeps some 5 kB,
+    and sensors open it for months.
     """
 
     def __init__(self, path: Path, config: Mapping[str, str | bool | int | float | list[str]]) -> None:
@@ -181,15 +183,17 @@ class _Engine:
         self._gate = threading.Lock()
         self._running: duckdb.DuckDBPyConnection | None = None
         self._inside = 0  # connections that use the file
+        self._opened = 0  # times, by this engine
 
     def enter(self, read_only: bool) -> duckdb.DuckDBPyConnection:
         """A connection to the file. `read_only` is that of all who are inside: our lock sees to it. Raises duckdb.Error."""
         with self._gate:
             if self._running is None:
-                self._running = duckdb.connect(":memory:", config=self._config)
+                self._running, self._opened = duckdb.connect(":memory:", config=self._config), 0
             if not self._inside:
                 file = str(self._path).replace("'", "''")
                 self._running.execute(f"ATTACH '{file}' AS {self._name} {'(READ_ONLY)' if read_only else ''}")
+                self._opened += 1
             self._inside += 1
             connection = self._running.cursor()
         try:
@@ -208,7 +212,10 @@ class _Engine:
                 return
             try:
                 self._running.execute(f"DETACH {self._name}")
+                used_up = self._opened >= OPENINGS
             except duckdb.Error:  # what was committed is in the file beside it, and the next one to open it finds it there
+                used_up = True
+            if used_up:
                 self._running.close()
                 self._running = None
 

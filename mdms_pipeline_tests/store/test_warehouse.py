@@ -18,7 +18,7 @@ import pytest
 
 from mdms_pipeline.store import StoreError, Warehouse, WarehouseBusy
 from mdms_pipeline.store.candles import standings
-from mdms_pipeline.store.warehouse import WrongExchange
+from mdms_pipeline.store.warehouse import OPENINGS, WrongExchange
 from mdms_pipeline_tests.support import HOUR, NOW, beside, candles, elsewhere, page, put, rows
 
 TRANSACTIONS = 40
@@ -120,6 +120,26 @@ def test_threads_that_read_at_once_can_all_join_frames(warehouse: Warehouse) -> 
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(read, range(200))) == 0
+
+
+def test_an_engine_is_replaced_before_it_has_grown_but_never_under_somebody(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DuckDB keeps a little of each file that it has opened; what opens it every few seconds must not grow for months."""
+    started: list[Any] = []
+    connect = duckdb.connect
+
+    def counted(*given: Any, **named: Any) -> Any:
+        started.append(given)
+        return connect(*given, **named)
+
+    monkeypatch.setattr("mdms_pipeline.store.warehouse.duckdb.connect", counted)
+    for i in range(2 * OPENINGS + 1):
+        with warehouse.write() as connection:
+            connection.execute("INSERT INTO meta VALUES (?, 'kept')", [f"test {i}"])
+    assert len(started) in (2, 3)  # the warehouse was opened before
+    with warehouse.read() as reading:
+        for _ in range(2 * OPENINGS):
+            assert len(rows(warehouse, "SELECT key FROM meta WHERE value = 'kept'")) == 2 * OPENINGS + 1
+        assert reading.execute("SELECT count(*) FROM meta WHERE value = 'kept'").fetchone() == (2 * OPENINGS + 1,)
 
 
 def test_a_reader_cannot_write(warehouse: Warehouse) -> None:
