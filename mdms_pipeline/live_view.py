@@ -235,7 +235,7 @@ def _head(picture: Picture, width: int) -> list[Text]:
     if picture.slowest:
         said.append(f"; slowest emission {picture.slowest * 1000:.0f} ms after its message", style="dim")
     if picture.held:
-        said.append(f"; {picture.held / MB:.0f} of {picture.allowed / MB:.0f} MB held", style="dim")
+        said.append(f"; {math.ceil(picture.held / MB)} of {picture.allowed / MB:.0f} MB held", style="dim")
     return [line, said, *([Text(picture.reason, style="yellow")] if picture.reason else [])]
 
 
