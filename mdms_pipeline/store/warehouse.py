@@ -26,8 +26,9 @@ import duckdb
 
 from mdms_pipeline.store import schema
 
-# Of the memory allowed; the rest is for arrays and for the interpreter with its imports. More would be cache, and make nothing faster.
-DUCKDB_SHARE = 0.2
+# Of the memory allowed, but at least so many MB; the rest is for arrays and for the interpreter with its imports. More is cache, and makes
+# nothing faster; with less the view `indicators`, a join of all tables, does not find room for one symbol.
+DUCKDB_SHARE, DUCKDB_LEAST = 0.2, 60
 THREADS = 1  # of DuckDB; a second gets in the way of the first: 3.96 million rows calculated took 12.2 and 15.3 s of CPU, now 9.5 and 11.3
 OPENINGS = 50  # of the file by one engine
 DEADLINE = 120.0  # seconds that a transaction waits for its turn
@@ -68,7 +69,7 @@ class Warehouse:
         self._engine = _Engine(
             path,
             {
-                "memory_limit": f"{int(memory_mb * DUCKDB_SHARE)}MB",
+                "memory_limit": f"{max(DUCKDB_LEAST, int(memory_mb * DUCKDB_SHARE))}MB",
                 "threads": THREADS,
                 "temp_directory": str(path.parent / "tmp"),
             },
