@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 from live import watches_of
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from mdms_pipeline.calculate.run import carry
 from mdms_pipeline.live.watch import Watch
 from mdms_pipeline.market import HOUR, MINUTE, PRICES_AND_AMOUNTS, instant, iso

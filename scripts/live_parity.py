@@ -17,6 +17,8 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from mdms_pipeline.backtest.strategy import BUILT_IN as STRATEGIES
 from mdms_pipeline.live_watch import watches_of
 from mdms_pipeline.market import DAY, HOUR, instant, iso

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -178,3 +181,11 @@ def test_the_map_names_files_that_exist() -> None:
 def test_the_map_names_every_folder() -> None:
     folders = {file.parent.name for file in (ROOT / "mdms_pipeline").glob("*/__init__.py")}
     assert {f"`{name}/`" for name in folders} <= set(re.findall(r"`[a-z_]+/`", mdms_pipeline.__doc__ or ""))
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.name)
+def test_a_script_begins_as_the_pages_say(script: Path, tmp_path: Path) -> None:
+    """From any folder, without a path set by hand; two could not find what they share with the tests."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    asked = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (asked.returncode, asked.stdout[:6]) == (0, "usage:"), asked.stderr
