@@ -19,6 +19,7 @@ from mdms_pipeline.rules import answer_text
 from mdms_pipeline.settings import Settings
 
 LOOKS = 2  # times a second that the view is drawn
+ENDS = (operating_system.SIGINT, operating_system.SIGTERM)
 
 
 @contextmanager
@@ -106,12 +107,12 @@ async def _live(
 async def _until_asked(work: asyncio.Task[None]) -> None:
     """Wait for `work`; SIGINT and SIGTERM end it, and that is no error. A second one does not wait until it has ended."""
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
-    for number in (operating_system.SIGINT, operating_system.SIGTERM):
+    for number in ENDS:
         loop.add_signal_handler(number, asked.set)
     waiting = asyncio.create_task(asked.wait())
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
-    for number in (operating_system.SIGINT, operating_system.SIGTERM):
+    for number in ENDS:
         loop.remove_signal_handler(number)
     if not work.done():
         work.cancel()

@@ -37,7 +37,7 @@ class Bar:
     traded: bool = True
 
     def closed_at(self, moment: float) -> Bar:
-        """The same, closed by what was received then (s UTC)."""
+        """The same, closed by what was received then (s UTC). `dataclasses.replace` takes 2.4 times as long."""
         return Bar(self.opened_at, self.candle, self.at, moment, self.traded)
 
     def supersedes(self, other: Bar) -> bool:
@@ -109,16 +109,15 @@ class Lane:
         self.gone: set[str] = set()  # markets that are no more
         self.away = np.zeros(len(self.symbols), dtype=np.bool_)  # not heard at present: the clock closes nothing of theirs
         self.changed: set[int] = set()  # rows whose forming bar was not looked at yet
-        self._together = [self._alike(trades) for trades in sorted({watch.trades and self.flat for watch in self.watches})]
+        self._together = [self._alike(past) for past in {id(past): past for past in map(self._past, self.watches)}.values()]
         self._readings = [self._places(watch) for watch in self.watches]  # what decides each of them, and where it stands
         self.watched = np.array([[watch.takes(symbol) for symbol in self.symbols] for watch in self.watches], dtype=np.bool_)
 
-    def _alike(self, trades: bool) -> tuple[Past, Rows, tuple[Instants, Floats], npt.NDArray[np.bool_]]:
-        """The watches that decide on the same bars, and what is asked of them all at once."""
-        among = [i for i, watch in enumerate(self.watches) if (watch.trades and self.flat) == trades]
+    def _alike(self, past: Past) -> tuple[Past, Rows, tuple[Instants, Floats], npt.NDArray[np.bool_]]:
+        """The watches that decide on these bars, and what is asked of them all at once."""
+        among = [i for i, watch in enumerate(self.watches) if self._past(watch) is past]
         mine = [self.watches[i] for i in among]
-        always = np.array([[not watch.trades] for watch in mine])
-        return self._past(mine[0]), np.array(among, dtype=np.int64), silence(mine), always
+        return past, np.array(among, dtype=np.int64), silence(mine), np.array([[not watch.trades] for watch in mine])
 
     def _places(self, watch: Watch) -> tuple[tuple[str, ...], Rows, Rows]:
         names = self._past(watch).names
@@ -328,8 +327,8 @@ class Lane:
         changed = said != before
         for i in np.flatnonzero(changed.any(axis=1)).tolist():
             watch, places = self.watches[i], np.flatnonzero(changed[i])
-            those, answers = rows[places], (said[i, places].tolist(), before[i, places].tolist())
-            for j, row, new, old, decided in zip(places.tolist(), those.tolist(), *answers, self.values_of(i, those), strict=True):
+            those, both = rows[places], (said[i, places].tolist(), before[i, places].tolist())
+            for j, row, new, old, decided in zip(places.tolist(), those.tolist(), *both, self.values_of(i, those), strict=True):
                 self.told[row][i] = found = signal(watch, self.symbols[row], bars[j].opened_at, new, old, decided, bars[j].received_at, now)
                 yield found
 
@@ -337,16 +336,9 @@ class Lane:
         """What decides a watch at the last bar of each of these symbols."""
         names, columns, places = self._readings[i]
         found = self._past(self.watches[i]).values[columns, places, rows[:, None]]
-        if np.isfinite(found).all():
-            return [dict(zip(names, numbers, strict=True)) for numbers in found.tolist()]
-        return [
-            {name: number if math.isfinite(number) else None for name, number in zip(names, numbers, strict=True)}
-            for numbers in found.tolist()
-        ]
-
-    def _signal(self, i: int, row: int, bar: Bar, now: float, decided: Mapping[str, float | None], revision: int = 0) -> Signal:
-        watch, said, before = self.watches[i], int(self.said[i, row]), int(self.before[i, row])
-        return signal(watch, self.symbols[row], bar.opened_at, said, before, decided, bar.received_at, now, revision=revision)
+        decided = found.astype(object)  # Python's floats
+        decided[~np.isfinite(found)] = None
+        return [dict(zip(names, numbers, strict=True)) for numbers in decided.tolist()]
 
     # ---- bars that were told otherwise after they closed
 
@@ -377,12 +369,13 @@ class Lane:
         self.tape.undo(row)
         self._close_once([(row, bar)], revised=True)
         now, told, found = self.clock(), self.told[row], []
-        for i in range(len(self.watches)):
-            held, changed = told.get(i), self.said[i, row] != self.before[i, row]
-            if held is None and not changed:
+        for i, (watch, said, before) in enumerate(zip(self.watches, self.said[:, row].tolist(), self.before[:, row].tolist(), strict=True)):
+            held = told.get(i)
+            if held is None and said == before:
                 continue
             (decided,) = self.values_of(i, np.array([row]))
-            new = self._signal(i, row, bar, now, decided, 1 if held is None else held.revision + 1)
+            revision = 1 if held is None else held.revision + 1
+            new = signal(watch, self.symbols[row], bar.opened_at, said, before, decided, bar.received_at, now, revision=revision)
             if held is None or (held.answer, held.values) != (new.answer, new.values):
                 told[i] = new
                 found.append(new)

@@ -462,8 +462,9 @@ class Live:
 
     def _as_far_as_fits(self, new: Change) -> Change:
         """Nobody joins where there is no room for all."""
-        self._no_room -= {*new.waived, *new.joined}
-        self.health.dropped = {what: why for what, why in self.health.dropped.items() if what not in {*new.waived, *new.joined}}
+        anew = {*new.waived, *new.joined}
+        self._no_room -= anew
+        self.health.dropped = {what: why for what, why in self.health.dropped.items() if what not in anew}
         try:
             self.room = check_room(self._room_for(_after(self.symbols, new)))
         except OverMemory as error:

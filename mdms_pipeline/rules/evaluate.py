@@ -156,7 +156,7 @@ def shift(values: Floats, bars: int) -> Floats:
 
 
 def _compare(sign: str, left: Floats, right: Floats) -> Verdicts:
-    holds, fails = COMPARE[sign]
+    holds, fails = COMPARE[sign]  # TRUE is 1 - 0, FALSE 0 - 1, and UNKNOWN, where neither is so, 0
     return np.subtract(holds(left, right).view(np.int8), fails(left, right).view(np.int8))
 
 
