@@ -171,6 +171,8 @@ def _teller(as_json: bool) -> Callable[[Sequence[Any]], None]:
     """Prints signals as lines; whoever reads them has gone: the end."""
 
     def tell(signals: Sequence[Any]) -> None:
+        if sys.stdout is None:  # what was under way when the reader went
+            return
         try:
             for signal in signals:
                 print(_json_line(signal) if as_json else plain_line(signal))

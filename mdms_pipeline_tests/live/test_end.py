@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from mdms_pipeline.cli_live import _until_asked
+from mdms_pipeline.cli_live import _teller, _until_asked
 from mdms_pipeline.collect.socket import Heard
 from mdms_pipeline.live.deliver import Delivery
 from mdms_pipeline.live.journal import Journal
 from mdms_pipeline.live.run import Live
 from mdms_pipeline.store import Warehouse
+from mdms_pipeline_tests.live.made import signal as made
 from mdms_pipeline_tests.live.test_room import watch_of
 from mdms_pipeline_tests.support import Clock
 
@@ -62,3 +63,28 @@ def test_who_asks_twice_does_not_wait() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(main())
+
+
+def test_signals_that_are_told_after_the_reader_has_gone_break_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mdms live | head -1`: the end is asked for, but what is under way tells more before it comes."""
+    told: list[str] = []
+
+    class Gone:
+        def write(self, said: str) -> None:
+            told.append(said)
+            raise BrokenPipeError
+
+    async def main() -> None:
+        tell = _teller(as_json=True)
+
+        async def work() -> None:
+            tell([made()])
+            tell([made()])
+            await asyncio.sleep(60)
+
+        async with asyncio.timeout(10):
+            await _until_asked(asyncio.create_task(work()))
+
+    monkeypatch.setattr("sys.stdout", Gone())
+    asyncio.run(main())
+    assert len(told) == 1
