@@ -17,6 +17,7 @@ from mdms_pipeline.defs.signals import (
     PARITY_SECONDS,
     live_parity_check,
     parity_job,
+    parity_result,
     signals_asset,
     signals_metadata,
     signals_sensor,
@@ -215,7 +216,9 @@ def test_a_value_that_is_off_by_its_last_bit_is_found(ran: Simulation, tampered:
     assert [found.what for found in compared(ran, tampered).differences] == ["otherwise"]
 
 
-def test_what_differs_at_the_last_bar_judged_is_open_until_somebody_has_listened_after_it(ran: Simulation, tampered: Warehouse) -> None:
+def test_what_differs_at_the_last_bar_judged_is_open_until_somebody_has_listened_after_it(
+    ran: Simulation, tampered: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A trade may be told after the clock has closed its bar. Who listens takes the bar back; where nobody does, nobody can."""
     ((number, opened_at),) = rows(
         tampered,
@@ -228,6 +231,11 @@ def test_what_differs_at_the_last_bar_judged_is_open_until_somebody_has_listened
     assert ([one.what for one in found.open], found.differences) == (["otherwise"], [])
     assert found.open[0].key[-1] == opened_at
     assert found.said.endswith("none differs; 1 open, of the last bar judged")
+    result = parity_result(found)
+    assert (result.passed, str(found.open[0])) == (True, result.metadata["open"].value)
+    monkeypatch.setattr("mdms_pipeline.live.ran.COARSE", ("1h", "4h"))  # as days are: closed by what REST tells then, which is final
+    assert ([one.what for one in compared(ran, tampered).differences], compared(ran, tampered).open) == (["otherwise"], [])
+    monkeypatch.undo()
     with tampered.write() as connection:  # everybody was judged once more, and nothing taken back
         connection.execute("UPDATE watched SET until = until + to_hours(IF(timeframe = '1h', 1, 4))")
     found = compared(ran, tampered)

@@ -16,7 +16,7 @@ from mdms_pipeline.live.parity import differences
 from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.live.tape import Loaded
 from mdms_pipeline.live.watch import Bars, Watch, columns_of, signals
-from mdms_pipeline.market import PRICES_AND_AMOUNTS, SETTLE, Candles
+from mdms_pipeline.market import HOUR, PRICES_AND_AMOUNTS, SETTLE, Candles
 from mdms_pipeline.store.series import Series, flattened
 from mdms_pipeline_tests.live.rules import bars_of, hour, settings, walk, watches
 
@@ -145,6 +145,19 @@ def test_slots_without_a_trade_are_bars_under_flat(tmp_path: Path) -> None:
                 expected += [signal for signal in found if signal.opened_at >= hour(HEAD)]
     assert differences(expected, told) == []
     assert any(signal.answer is None for signal in expected)  # a market without a trade for longer than max_age is not known
+
+
+def test_a_bar_that_closes_keeps_its_last_trade_and_is_received_with_what_closed_it(tmp_path: Path) -> None:
+    """The first says from when on REST is asked, the second how late a signal is."""
+    lane = lane_of(watches(settings(tmp_path)), WALKS, HEAD)
+    candles = WALKS["KRW-AAA"][WALKS["KRW-AAA"].opened_at >= hour(HEAD)]
+    by_message, by_clock = (replace(bar_of(candles, i, at=int(candles.opened_at[i]) + 1_800.0), received_at=1.0) for i in range(2))
+    over = by_clock.opened_at + HOUR + SETTLE
+    told = [*lane.hear([("KRW-AAA", by_message)]), *lane.hear([("KRW-AAA", replace(by_clock, received_at=2.0))])]
+    assert (lane.last[0], lane.complete_to(0)) == (replace(by_message, received_at=2.0), by_message.at)
+    told += lane.tick(over)
+    assert (lane.last[0], lane.complete_to(0)) == (replace(by_clock, received_at=over), by_clock.at)
+    assert {signal.received_at for signal in told} == {2.0, over}
 
 
 def test_a_message_of_an_older_bar_casts_doubt(tmp_path: Path) -> None:

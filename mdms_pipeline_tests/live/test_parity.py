@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from mdms_pipeline.live.parity import MISSING, OTHERWISE, TOO_MUCH, differences,
 from mdms_pipeline.live.run import told_since
 from mdms_pipeline.live_watch import watches_of
 from mdms_pipeline.market import DAY, HOUR, instant, timeframe
+from mdms_pipeline.sandbox import Fault
 from mdms_pipeline.store.candles import standings
 from mdms_pipeline_tests import support
 from mdms_pipeline_tests.live import rules
@@ -60,6 +62,37 @@ def test_live_is_what_is_stored_afterwards(tmp_path: Path, seed: int, more: dict
     assert len({signal.id for signal in told}) == len(told)
     assert any(signal.revision for signal in told)
     assert found.clock() - BEGAN > 2 * DAY
+
+
+def test_rest_that_goes_wrong_one_time_in_three_only_takes_longer(tmp_path: Path) -> None:
+    """Too many requests, an error, a connection that is cut, a page of HTML, JSON of another shape: asked again until it is told."""
+    found, given = simulation(tmp_path, "1h,4h", 5), Counter[str]()
+    wrong = {
+        "429": Fault(429, "Too many API requests.", "text/plain"), "500": Fault(500, "oops"), "cut": Fault.cut(), "html": Fault.page(200),
+        "shape": Fault.shape(),
+    }  # fmt: skip
+    found.collect()
+
+    def faults(path: str, query: dict[str, str]) -> Fault | None:
+        if found.random.random() > 1 / 3:
+            return None
+        given[name := found.random.choice(list(wrong))] += 1
+        return wrong[name]
+
+    for hours in (20, 8):
+        found.sandbox.faults = faults
+        found.listen(int(found.clock()) + hours * HOUR)
+        found.sandbox.faults = None
+        found.clock.now += 3 * HOUR  # nobody listens
+    found.listen(int(found.clock()) + 2 * HOUR)
+    found.collect()
+    wanted, differ = found.compared()
+    assert [str(each) for each in differ[:5]] == []
+    assert wanted > 200
+    assert set(given) == set(wrong)
+    assert [life.dropped for life in found.lives] == [{}, {}, {}]
+    told = told_since(Journal(found.folder), 0)
+    assert len({signal.id for signal in told}) == len(told)
 
 
 @pytest.mark.parametrize("no_trade", ["skip", "flat"])

@@ -86,6 +86,18 @@ def test_one_of_each_takes_no_more_than_it_is_reckoned() -> None:
     assert len(lines_of([signal(values={}, name="x", symbol="KRW-A")], [], {})[0][0]) > SHORTEST
 
 
+def test_of_what_was_told_the_longest_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdms_pipeline.live.news.REMEMBERED", 3)
+    news = News()
+    assert news.fresh([signal(i) for i in range(3)]) == [signal(i) for i in range(3)]
+    again = signal(0, answer=None)  # told anew: the bar was told otherwise
+    assert news.fresh([again]) == [replace(again, revision=1)]
+    news.fresh([signal(3)])
+    assert sorted(held.opened_at for held in news.told.values()) == [signal(i).opened_at for i in (0, 2, 3)]
+    assert news.nbytes == 3 * SIGNAL
+    assert news.fresh([again, signal(2), signal(3)]) == []
+
+
 def test_too_much_is_refused_with_the_arithmetic_and_the_remedy() -> None:
     room = room_of(some(), MARKETS, False, FIXED, 500)
     assert check_room(room) is room

@@ -359,7 +359,8 @@ def test_rubbish_is_answered_by_a_no_or_by_nothing(tmp_path: Path, monkeypatch: 
     served(tmp_path, work)
 
 
-def test_whoever_says_nothing_or_takes_nothing_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("who", [(True, False), (True,), (False,)], ids=["both", "silent", "greedy"])
+def test_whoever_says_nothing_or_takes_nothing_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: tuple[bool, ...]) -> None:
     """As many as may come at a time come and hang; meanwhile nobody waits for them, and afterwards there is room again."""
     monkeypatch.setattr(serve, "SECONDS", 0.2)
 
@@ -375,7 +376,7 @@ def test_whoever_says_nothing_or_takes_nothing_is_let_go(tmp_path: Path, monkeyp
             return line
 
         greedy = json.dumps({"ask": "echo", "x": "y" * 60_000}).encode() + b"\n"
-        lines = [connected(b"" if i % 2 else greedy) for i in range(3 * serve.MOST)]
+        lines = [connected(b"" if who[i % len(who)] else greedy) for i in range(3 * serve.MOST)]
         until = loop.time() + 1.0
         while loop.time() < until:
             await asyncio.sleep(0)

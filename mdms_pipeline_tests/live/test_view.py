@@ -135,6 +135,7 @@ def test_it_says_what_is_wrong() -> None:
     for words in ("waiting for the stream", "cut: no PONG", "last message 8 min ago", "3 wait", "2 lost"):
         assert words in shown
     assert "; 12 of 200 MB held" in "\n".join(lines(picture(1, 1, held=12 * 2**20, allowed=200 * 2**20), 120, 24))
+    assert "; 1 of 200 MB held" in "\n".join(lines(picture(1, 1, held=2**18, allowed=200 * 2**20), 120, 24))
     assert "no message yet" in "\n".join(lines(picture(1, 1, silence=math.nan), 100, 24))
 
 

@@ -15,10 +15,10 @@ from mdms_pipeline.live.signal import ENTRY, EXIT, SCREEN, STRATEGY, WHERE, Sign
 from mdms_pipeline.live.watch import Watch, changes, signal, signals, values, verdicts
 from mdms_pipeline.live_watch import screen_named, screen_watch, strategy_watches
 from mdms_pipeline.market import timeframe
-from mdms_pipeline.rules import TRUE, known
+from mdms_pipeline.rules import TRUE, UNKNOWN, Rule, known, parse
 from mdms_pipeline.screen.judge import Candidate, Outcome, judge
 from mdms_pipeline.store.schema import FLAT
-from mdms_pipeline.vocabulary import column_of, indicator_of
+from mdms_pipeline.vocabulary import column_of, indicator_of, vocabulary
 from mdms_pipeline_tests.backtest.markets import warehouse
 from mdms_pipeline_tests.live.rules import SCREENS, STRATEGIES, bars_of, settings, walk, watches
 
@@ -114,6 +114,15 @@ def test_values_are_every_leaf_as_far_back_as_it_is_read(tmp_path: Path) -> None
     assert found["close[2]"] == bars.columns["close"][28]
     assert found["sma(7)[1]"] == bars.columns["sma_7"][29]
     assert values(entry, bars.columns, 0)["close[2]"] is None
+
+
+def test_nothing_is_known_before_a_rule_is_stable_nor_too_long_after_a_trade() -> None:
+    rule = parse("close > 1", vocabulary())
+    assert isinstance(rule, Rule)
+    watch, columns = Watch(SCREEN, "mine", WHERE, "1h", (rule,), stable=2, max_age=3), {"close": np.full(6, 2.0)}
+    said = verdicts(watch, columns, np.arange(6), np.array([0, 0, 0, 2, 3, 4]))
+    assert said.tolist() == [UNKNOWN, UNKNOWN, TRUE, TRUE, TRUE, UNKNOWN]
+    assert verdicts(replace(watch, max_age=None), columns, np.arange(6), np.full(6, 10**6)).tolist() == [UNKNOWN, UNKNOWN, *[TRUE] * 4]
 
 
 def test_changes_count_from_not_known() -> None:
