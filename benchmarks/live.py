@@ -37,6 +37,7 @@ from mdms_pipeline.live.news import News
 from mdms_pipeline.live.run import message_of
 from mdms_pipeline.live.signal import STRATEGY, WHERE
 from mdms_pipeline.live.tape import Loaded
+from mdms_pipeline.live.tidy import MOST
 from mdms_pipeline.live.watch import Watch, columns_of
 from mdms_pipeline.market import HOUR, PRICES_AND_AMOUNTS, Candles, instant, iso
 from mdms_pipeline.rules import parse as rule_of
@@ -122,11 +123,13 @@ def ours(candles: dict[str, np.ndarray], symbols: Sequence[str], rules: int, clo
     engine, news = engine_of(watches, candles, symbols), News()
     times: dict[str, list[float]] = {"all": [], "parse": [], "judge": [], "journal": [], "signal": []}
     gc.collect()
-    gc.freeze()  # as `mdms live` does
+    gc.freeze()
+    gc.set_threshold(MOST)
     with tempfile.TemporaryDirectory() as folder:
         delivery = Delivery(Journal(Path(folder)))
         told = 0
         for bar in range(HISTORY, HISTORY + closings + 1):
+            gc.collect()  # as `mdms live` does while nothing waits
             arrived = frames(candles, symbols, bar)
             began = time.perf_counter()
             heard = [message_of(each) for frame in arrived for each in parse(frame, began)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import signal as operating_system
 import sys
@@ -83,6 +82,7 @@ async def _live(
     from mdms_pipeline.live.deliver import Delivery
     from mdms_pipeline.live.run import Live
     from mdms_pipeline.live.serve import serving
+    from mdms_pipeline.live.tidy import tidied
 
     delivery = Delivery.open(settings, warehouse)
     try:
@@ -94,9 +94,7 @@ async def _live(
             with _shown(process, warehouse, settings) if seen else nullcontext(_notice) as notice:
                 process.notice = notice
                 heard: Any = listen(settings.exchange_url, process.wanted, settings.clock, notice=notice)
-                gc.collect()
-                gc.freeze()  # what stays for good need not be looked through again: a full collection held a close up by 90 ms
-                async with aclosing(heard) as events, serving(settings.home, process, notice):
+                async with aclosing(heard) as events, serving(settings.home, process, notice), tidied(lambda: process.idle):
                     await _until_asked(asyncio.create_task(process.run(events)))
             for what, why in process.health.dropped.items():
                 click.echo(f"mdms: {what} was not watched: {why}", err=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import duckdb
 import numpy as np
 
-from mdms_pipeline.live.lane import Lane, decided_at
+from mdms_pipeline.live.lane import Lane
 from mdms_pipeline.live.load import load
 from mdms_pipeline.live.watch import Watch
 from mdms_pipeline.market import PRICES_AND_AMOUNTS, Candles, Instant, timeframe
@@ -168,15 +168,16 @@ def _flat(standing: Standing) -> bool:
 
 def said_of(lane: Lane, row: int, among: Sequence[int]) -> Iterator[Said]:
     """What these watches of a lane say at the last closed bar of one symbol."""
+    decided = lane.decided(np.array([row]))
     for i in among:
-        (decided,) = lane.values_of(i, np.array([row]))
-        yield Said(lane.watches[i].rule, known(int(lane.said[i, row])), known(int(lane.before[i, row])), decided)
+        yield Said(lane.watches[i].rule, known(int(lane.said[i, row])), known(int(lane.before[i, row])), decided.by(i, 0))
 
 
 def forming_of(lane: Lane, row: int, among: Sequence[int]) -> Iterator[Said]:
     """What they say at the bar that forms; nothing where none does, or they do not take the symbol."""
     if lane.forming[row] is None:
         return
-    mine = [i for i in among if lane.watched[i, row]]
-    for i, said, columns in lane.provisional(np.array([row]), mine):
-        yield Said(lane.watches[i].rule, known(int(said[0])), known(int(lane.said[i, row])), decided_at(lane.watches[i], columns, 0))
+    said, decided = lane.provisional(np.array([row]))
+    for i in among:
+        if lane.watched[i, row]:
+            yield Said(lane.watches[i].rule, known(int(said[i, 0])), known(int(lane.said[i, row])), decided.by(i, 0))

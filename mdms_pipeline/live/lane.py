@@ -9,17 +9,18 @@ is told the new one with `revision` + 1. What is heard of bars before the last o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from mdms_pipeline.calculate.indicator import Indicator
+from mdms_pipeline.live.panel import Decided, Panel
 from mdms_pipeline.live.signal import SIGNAL, Signal
 from mdms_pipeline.live.tape import NEVER, Loaded, Past, Rows, Tape
-from mdms_pipeline.live.watch import Watch, answers, known, signal, silence, silent, values, verdicts
-from mdms_pipeline.market import PRICES_AND_AMOUNTS, SETTLE, Candles, Floats, Instant, Instants, timeframe
+from mdms_pipeline.live.watch import Watch, signal
+from mdms_pipeline.market import PRICES_AND_AMOUNTS, SETTLE, Candles, Instant, timeframe
 from mdms_pipeline.rules import UNKNOWN, Verdicts
 from mdms_pipeline.vocabulary import needed
 
@@ -109,20 +110,9 @@ class Lane:
         self.gone: set[str] = set()  # markets that are no more
         self.away = np.zeros(len(self.symbols), dtype=np.bool_)  # not heard at present: the clock closes nothing of theirs
         self.changed: set[int] = set()  # rows whose forming bar was not looked at yet
-        self._together = [self._alike(past) for past in {id(past): past for past in map(self._past, self.watches)}.values()]
-        self._readings = [self._places(watch) for watch in self.watches]  # what decides each of them, and where it stands
+        pasts = [self._past(watch) for watch in self.watches]
+        self.panels = [Panel(past, {i: watch for i, watch in enumerate(self.watches) if pasts[i] is past}) for past in dict.fromkeys(pasts)]
         self.watched = np.array([[watch.takes(symbol) for symbol in self.symbols] for watch in self.watches], dtype=np.bool_)
-
-    def _alike(self, past: Past) -> tuple[Past, Rows, tuple[Instants, Floats], npt.NDArray[np.bool_]]:
-        """The watches that decide on these bars, and what is asked of them all at once."""
-        among = [i for i, watch in enumerate(self.watches) if self._past(watch) is past]
-        mine = [self.watches[i] for i in among]
-        return past, np.array(among, dtype=np.int64), silence(mine), np.array([[not watch.trades] for watch in mine])
-
-    def _places(self, watch: Watch) -> tuple[tuple[str, ...], Rows, Rows]:
-        names = self._past(watch).names
-        columns, back = [names[column] for column, _ in watch.readings.values()], [back for _, back in watch.readings.values()]
-        return tuple(watch.readings), np.array(columns, dtype=np.int64), -1 - np.array(back, dtype=np.int64)
 
     # ---- what is known at the beginning
 
@@ -265,25 +255,22 @@ class Lane:
         if not len(rows):
             return []
         bars, now, found = self._bars(rows), self.clock(), list[Signal]()
-        for i, said, columns in self.provisional(rows, range(len(self.watches))):
-            for j in np.flatnonzero((said != self.shown[i, rows]) & self.watched[i, rows]).tolist():
-                row, bar, watch, decided = int(rows[j]), bars[j], self.watches[i], decided_at(self.watches[i], columns, j)
-                found.append(
-                    signal(
-                        watch, self.symbols[row], bar.opened_at, int(said[j]), int(self.said[i, row]), decided, bar.received_at, now, True
-                    )
-                )
-            self.shown[i, rows] = said
+        said, decided = self.provisional(rows)
+        changed, held = (said != self.shown[:, rows]) & self.watched[:, rows], self.said[:, rows]
+        for (i, j), new, old in zip(np.argwhere(changed).tolist(), said[changed].tolist(), held[changed].tolist(), strict=True):
+            watch, symbol, bar = self.watches[i], self.symbols[rows[j]], bars[j]
+            found.append(signal(watch, symbol, bar.opened_at, new, old, decided.by(i, j), bar.received_at, now, provisional=True))
+        self.shown[:, rows] = said
         return found
 
-    def provisional(self, rows: Rows, among: Iterable[int]) -> Iterator[tuple[int, Verdicts, dict[str, Floats]]]:
-        """What each of these watches says of the bars that form at `rows` (each has one), and the columns that it reads, (bars, rows) by
-        name. Nothing is kept."""
+    def provisional(self, rows: Rows) -> tuple[Verdicts, Decided]:
+        """What every watch says of the bars that form at `rows` (each has one): (watches, rows), with what decided. Nothing is kept."""
         fresh = self.tape.peek(rows, np.array([bar.candle for bar in self._bars(rows)]).T)
-        for i in among:
-            watch, past = self.watches[i], self._past(self.watches[i])
-            columns = past.columns_with(rows, {name: fresh[name] for name in past.names})
-            yield i, verdicts(watch, _deep(columns, watch), past.count[rows])[-1], columns
+        said, seen = np.empty((len(self.watches), len(rows)), dtype=np.int8), []
+        for panel in self.panels:
+            seen.append((panel, readings := panel.forming(rows, fresh)))
+            said[panel.among] = panel.verdicts(readings, panel.past.count[rows], np.zeros(len(rows), dtype=np.int64))
+        return said, Decided(seen)
 
     def _bars(self, rows: Rows) -> list[Bar]:
         return [bar for row in rows.tolist() if (bar := self.forming[row]) is not None]
@@ -307,38 +294,32 @@ class Lane:
                 self.told[row] = {}
         if not revised:
             self.before[:, rows] = self.said[:, rows]
-        self._say(rows, self.said, np.array([bar.traded for bar in bars]))
-        return list(self._changes(rows, bars)) if not revised else []
+        decided = self._say(rows, self.said, np.array([bar.traded for bar in bars]))
+        return list(self._changes(rows, bars, decided)) if not revised else []
 
-    def _say(self, rows: Rows, said: Verdicts, traded: npt.NDArray[np.bool_], back: int = 0) -> None:
+    def _say(self, rows: Rows, said: Verdicts, traded: npt.NDArray[np.bool_], back: int = 0) -> Decided:
         """Judge the last bar of these symbols, or (`back` 1) the one before, into `said`; what decides on candles only where one came."""
-        for past, among, (stable, max_age), always in self._together:
-            columns, age, index = known(past.columns(rows, back)), self.tape.age(rows, back), past.count[rows] - 1 - back
-            with np.errstate(all="ignore"):
-                found = np.array([answers(self.watches[i], _deep(columns, self.watches[i]))[-1] for i in among])
-            found[silent(stable, max_age, index, age)] = UNKNOWN
-            places = np.ix_(among, rows)
-            said[places] = np.where(self.watched[places] & (traded | always), found, said[places])
+        seen, age = [], self.tape.age(rows, back)
+        for panel in self.panels:
+            seen.append((panel, readings := panel.readings(rows, back)))
+            found, places = panel.verdicts(readings, panel.past.count[rows] - 1 - back, age), np.ix_(panel.among, rows)
+            said[places] = np.where(self.watched[places] & (traded | panel.always), found, said[places])
         self.shown[:, rows] = self.said[:, rows]
+        return Decided(seen)
 
-    def _changes(self, rows: Rows, bars: Sequence[Bar]) -> Iterator[Signal]:
+    def _changes(self, rows: Rows, bars: Sequence[Bar], decided: Decided) -> Iterator[Signal]:
         """The answers of these bars that are not those of the bars before."""
         now, said, before = self.clock(), self.said[:, rows], self.before[:, rows]
-        changed = said != before
-        for i in np.flatnonzero(changed.any(axis=1)).tolist():
-            watch, places = self.watches[i], np.flatnonzero(changed[i])
-            those, both = rows[places], (said[i, places].tolist(), before[i, places].tolist())
-            for j, row, new, old, decided in zip(places.tolist(), those.tolist(), *both, self.values_of(i, those), strict=True):
-                self.told[row][i] = found = signal(watch, self.symbols[row], bars[j].opened_at, new, old, decided, bars[j].received_at, now)
-                yield found
+        changed, those = said != before, rows.tolist()
+        for (i, j), new, old in zip(np.argwhere(changed).tolist(), said[changed].tolist(), before[changed].tolist(), strict=True):
+            row, bar = those[j], bars[j]
+            found = signal(self.watches[i], self.symbols[row], bar.opened_at, new, old, decided.by(i, j), bar.received_at, now)
+            self.told[row][i] = found
+            yield found
 
-    def values_of(self, i: int, rows: Rows) -> list[dict[str, float | None]]:
-        """What decides a watch at the last bar of each of these symbols."""
-        names, columns, places = self._readings[i]
-        found = self._past(self.watches[i]).values[columns, places, rows[:, None]]
-        decided = found.astype(object)  # Python's floats
-        decided[~np.isfinite(found)] = None
-        return [dict(zip(names, numbers, strict=True)) for numbers in decided.tolist()]
+    def decided(self, rows: Rows) -> Decided:
+        """What decides at the last bar of each of these symbols."""
+        return Decided((panel, panel.readings(rows)) for panel in self.panels)
 
     # ---- bars that were told otherwise after they closed
 
@@ -368,14 +349,13 @@ class Lane:
         """The last bar of a symbol, once more."""
         self.tape.undo(row)
         self._close_once([(row, bar)], revised=True)
-        now, told, found = self.clock(), self.told[row], []
+        now, told, found, decided = self.clock(), self.told[row], [], self.decided(np.array([row]))
         for i, (watch, said, before) in enumerate(zip(self.watches, self.said[:, row].tolist(), self.before[:, row].tolist(), strict=True)):
             held = told.get(i)
             if held is None and said == before:
                 continue
-            (decided,) = self.values_of(i, np.array([row]))
-            revision = 1 if held is None else held.revision + 1
-            new = signal(watch, self.symbols[row], bar.opened_at, said, before, decided, bar.received_at, now, revision=revision)
+            revision, values = 1 if held is None else held.revision + 1, decided.by(i, 0)
+            new = signal(watch, self.symbols[row], bar.opened_at, said, before, values, bar.received_at, now, revision=revision)
             if held is None or (held.answer, held.values) != (new.answer, new.values):
                 told[i] = new
                 found.append(new)
@@ -411,16 +391,6 @@ def candles_of(bars: Sequence[Bar]) -> Candles:
     """The other way round."""
     columns = np.array([bar.candle for bar in bars]).reshape(len(bars), len(PRICES_AND_AMOUNTS)).T
     return Candles(np.array([bar.opened_at for bar in bars], dtype=np.int64), *columns)
-
-
-def decided_at(watch: Watch, columns: Mapping[str, Floats], place: int) -> dict[str, float | None]:
-    """What decides a watch at the last bar of one symbol of `columns`, (bars, symbols) by name."""
-    return values(watch, {name: column[:, place] for name, column in columns.items()}, len(columns["close"]) - 1)
-
-
-def _deep(columns: dict[str, Floats], watch: Watch) -> dict[str, Floats]:
-    """The last bars of each column, as many as the watch reads."""
-    return {name: columns[name][-1 - watch.lookback :] for name in watch.columns.values()}
 
 
 def _rounds(closing: Sequence[tuple[int, Bar]]) -> Iterator[list[tuple[int, Bar]]]:

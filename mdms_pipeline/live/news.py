@@ -34,7 +34,10 @@ class News:
     def recall(self, told: Iterable[Signal]) -> None:
         """These were told before, as the journal has it."""
         for signal in told:
-            self._remember(key_of(signal), signal)
+            key = key_of(signal)
+            held = self.told.get(key)
+            if held is None or signal.revision >= held.revision:
+                self._remember(key, signal, again=held is not None)
 
     def begin(self, watch: Name, symbols: Iterable[str], since: Instant) -> None:
         """From the bar that opens at `since` on `watch` tells of these symbols."""
@@ -51,7 +54,7 @@ class News:
             if held is not None and content(held) == content(signal):
                 continue
             new = signal if held is None else replace(signal, revision=max(signal.revision, held.revision + 1))
-            self._remember(key, new)
+            self._remember(key, new, again=held is not None)
             found.append(new)
         return found
 
@@ -65,7 +68,7 @@ class News:
             if held.opened_at in judged.get(held.symbol, ()) and self._ours(held)
         ]
         for signal in gone:
-            self._remember(key_of(signal), signal)
+            self._remember(key_of(signal), signal, again=True)
         return sorted([*gone, *self.fresh(signals)], key=lambda signal: signal.opened_at)
 
     def _ours(self, signal: Signal) -> bool:
@@ -73,12 +76,11 @@ class News:
         since = self._since.get(_watch_of(signal))
         return since is not None and signal.opened_at >= since
 
-    def _remember(self, key: Key, signal: Signal) -> None:
-        held = self.told.get(key)
-        if held is None or signal.revision >= held.revision:
-            self.told[key] = signal
+    def _remember(self, key: Key, signal: Signal, again: bool) -> None:
+        self.told[key] = signal
+        if again:
             self.told.move_to_end(key)
-        if len(self.told) > REMEMBERED:
+        elif len(self.told) > REMEMBERED:
             self.told.popitem(last=False)
 
 

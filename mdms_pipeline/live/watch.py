@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from mdms_pipeline.market import Floats, Instants
 from mdms_pipeline.rules import UNKNOWN, Call, Key, Rule, Verdicts
 from mdms_pipeline.rules import known as in_words
 from mdms_pipeline.rules.evaluate import verdict
-from mdms_pipeline.rules.nodes import Condition, Cross, Leaf, Node, Number, Shift, comparisons, earlier, key, parts, text
+from mdms_pipeline.rules.nodes import Condition, Leaf, Logic, earlier, key, readings, text
 from mdms_pipeline.vocabulary import column_of, indicator_of
 
 Name = tuple[str, str, str]  # source, name, rule: what a watch is known by
@@ -46,6 +46,12 @@ class Watch:
         return self.source, self.name, self.rule
 
     @cached_property
+    def root(self) -> Condition:
+        """All rules together."""
+        roots = tuple(rule.root for rule in self.rules)
+        return Logic("and", roots) if len(roots) > 1 else roots[0]
+
+    @cached_property
     def lookback(self) -> int:
         """How many bars back the deepest reading lies."""
         return max(rule.lookback for rule in self.rules)
@@ -68,7 +74,7 @@ class Watch:
     @cached_property
     def readings(self) -> dict[str, tuple[str, int]]:
         """The text of every leaf, as far back as it is read -> (column, bars back): `close`, `sma(10)[1]`."""
-        found = dict.fromkeys(reading for rule in self.rules for reading in _readings(rule.root, 0))
+        found = dict.fromkeys(reading for rule in self.rules for reading in readings(rule.root))
         return {text(earlier(leaf, back)): (self.columns[key(leaf)], back) for leaf, back in found}
 
     @cached_property
@@ -91,14 +97,10 @@ def verdicts(watch: Watch, columns: Mapping[str, Floats], index: Instants, age: 
 
     `columns` by name, (bars,) or (bars, symbols); `index` counts bars from the symbol's first, `age` slots since its last trade.
     """
+    inputs = {leaf: known(columns[column]) for leaf, column in watch.leaves.items()}
     with np.errstate(all="ignore"):
-        said = answers(watch, known({column: columns[column] for column in watch.columns.values()}))
+        said = verdict(watch.root, inputs)
     return np.where(silent(watch.stable, _longest(watch), index, np.asarray(age)), np.int8(UNKNOWN), said)
-
-
-def answers(watch: Watch, columns: Mapping[str, Floats]) -> Verdicts:
-    """What the rules say of columns that have been through `known`, all together by Kleene's `and`; also where nothing may be decided."""
-    return reduce(np.minimum, (verdict(rule.root, {leaf: columns[name] for leaf, name in watch.leaves.items()}) for rule in watch.rules))
 
 
 def silent(stable: Instants | int, max_age: Floats | float, index: Instants, age: Instants) -> npt.NDArray[np.bool_]:
@@ -115,11 +117,9 @@ def _longest(watch: Watch) -> float:
     return math.inf if watch.max_age is None else watch.max_age
 
 
-def known(columns: Mapping[str, Floats]) -> dict[str, Floats]:
-    """The columns with NaN for all that is not finite: what rules take for unknown."""
-    return {
-        name: column if np.isfinite(column).all() else np.where(np.isfinite(column), column, np.nan) for name, column in columns.items()
-    }
+def known(column: Floats) -> Floats:
+    """The same with NaN for all that is not finite: what rules take for unknown."""
+    return column if np.isfinite(column).all() else np.where(np.isfinite(column), column, np.nan)
 
 
 def changes(said: Verdicts) -> Instants:
@@ -167,12 +167,14 @@ def signal(
     revision: int = 0,
 ) -> Signal:
     """What `watch` said (verdicts `before`, then `now`) as a signal."""
-    found = object.__new__(Signal)  # as its own __init__ would, which calls once for each field of what is frozen and takes twice as long
-    vars(found).update(
-        source=watch.source, name=watch.name, rule=watch.rule, symbol=symbol, timeframe=watch.timeframe, opened_at=opened_at,
-        answer=in_words(now), before=in_words(before), values=decided, provisional=provisional, received_at=received_at,
-        emitted_at=emitted_at, revision=revision,
-    )  # fmt: skip
+    found = object.__new__(
+        Signal
+    )  # as its own __init__ would, which calls once for each field of what is frozen and takes 2.5 times as long
+    object.__setattr__(found, "__dict__", {
+        "source": watch.source, "name": watch.name, "rule": watch.rule, "symbol": symbol, "timeframe": watch.timeframe,
+        "opened_at": opened_at, "answer": in_words(now), "before": in_words(before), "values": decided, "provisional": provisional,
+        "received_at": received_at, "emitted_at": emitted_at, "revision": revision,
+    })  # fmt: skip
     return found
 
 
@@ -183,24 +185,6 @@ def columns_of(watches: Iterable[Watch]) -> tuple[str, ...]:
 
 def calls_of(watches: Iterable[Watch]) -> tuple[Call, ...]:
     return tuple(dict.fromkeys(call for watch in watches for call in watch.calls))
-
-
-def _readings(node: Node, back: int) -> Iterator[tuple[Leaf, int]]:
-    """Every leaf under `node` with how many bars back it is read."""
-    match node:
-        case Shift(of, bars):
-            yield from _readings(of, back + bars)
-        case Cross():
-            for comparison in comparisons(node):
-                yield from _readings(comparison, back)
-        case Number():
-            return
-        case _ if inside := parts(node):
-            for part in inside:
-                yield from _readings(part, back)
-        case _:
-            assert not isinstance(node, Condition)
-            yield node, back  # type: ignore[misc]  # what has no parts is a leaf
 
 
 def _number(column: Floats, bar: int) -> float | None:

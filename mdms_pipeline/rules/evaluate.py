@@ -3,14 +3,17 @@
 A value is a float64 array, NaN where unknown. A condition is an int8 array of TRUE, UNKNOWN, FALSE, in Kleene's logic: as
 FALSE < UNKNOWN < TRUE, `and` is the least, `or` the greatest, `not` the negative. (Booleans cannot do it: in numpy
 `~(NaN > 70)` is true.) Axis 0 is time, oldest first; a second axis, if any, is symbols.
+
+All of it works bar by bar, so an earlier bar (`[1]`, a cross) is only another reading of a leaf. `prepared` makes a function of a node and
+of how its readings are known: over whole arrays they are shifted (`verdict`, `value`), live takes them where they stand in its last bars.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
-from functools import reduce
-from typing import overload
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +34,7 @@ from mdms_pipeline.rules.nodes import (
     Leaf,
     Logic,
     Negative,
+    Node,
     Not,
     Number,
     Rule,
@@ -43,6 +47,9 @@ from mdms_pipeline.rules.nodes import (
 
 Verdicts = npt.NDArray[np.int8]
 Inputs = Mapping[Leaf, Floats]
+Place = Callable[[Leaf, int], Hashable]  # what a leaf, so many bars back, is known by
+Read = Callable[[Any], Floats]  # what stands there
+Answer = Callable[[Read], Any]  # Floats of a value, Verdicts of a condition
 
 TRUE, UNKNOWN, FALSE = 1, 0, -1
 
@@ -114,36 +121,82 @@ def collect(expression: Expression, series: Mapping[Key, Floats]) -> dict[Leaf, 
 
 def value(node: Value, inputs: Inputs) -> Floats:
     """`node` at every bar. Arithmetic without a finite answer, such as x / 0, is unknown."""
-    match node:
-        case Number(number):
-            return np.float64(number)  # type: ignore[return-value]  # broadcasts
-        case Series() | Given() | Call():
-            return inputs[node]
-        case Shift(of, bars):
-            return shift(value(of, inputs), bars)
-        case Negative(of):
-            return -value(of, inputs)
-        case Arithmetic(sign, left, right):
-            return _finite(ARITHMETIC[sign](value(left, inputs), value(right, inputs)))
-        case Function("abs", (of,)):
-            return np.abs(value(of, inputs))
-        case Function(name, arguments):
-            return reduce(FUNCTION[name], (value(argument, inputs) for argument in arguments))
+    found: Floats = prepared(node, _place)(partial(_shifted, inputs))
+    return found
 
 
 def verdict(node: Condition, inputs: Inputs) -> Verdicts:
     """`node` at every bar."""
+    said: Verdicts = prepared(node, _place)(partial(_shifted, inputs))
+    return said
+
+
+def prepared(node: Node, place: Place, back: int = 0) -> Answer:
+    """`node`, as it was `back` bars earlier, as a function: it is handed what gives the numbers, all of one shape, by their place.
+    The tree is walked here, once."""
     match node:
+        case Number(number):
+            constant = np.float64(number)  # broadcasts
+            return lambda read: constant
+        case Series() | Given() | Call():
+            at = place(node, back)
+            return lambda read: read(at)
+        case Shift(of, bars):
+            return prepared(of, place, back + bars)
+        case Negative(of) | Not(of):
+            inside = prepared(of, place, back)
+            return lambda read: -inside(read)
+        case Arithmetic(sign, left, right):
+            return _arithmetic(ARITHMETIC[sign], prepared(left, place, back), prepared(right, place, back))
+        case Function("abs", (of,)):
+            inside = prepared(of, place, back)
+            return lambda read: np.abs(inside(read))
+        case Function(name, arguments):
+            return _all(FUNCTION[name], [prepared(argument, place, back) for argument in arguments])
         case Comparison(signs, operands):
-            values = [value(operand, inputs) for operand in operands]
-            return reduce(np.minimum, map(_compare, signs, values, values[1:]))
+            sides = [prepared(operand, place, back) for operand in operands]
+            return _all(np.minimum, list(map(_compared, signs, sides, sides[1:])))
         case Cross():
-            before, now = comparisons(node)
-            return np.minimum(verdict(before, inputs), verdict(now, inputs))
-        case Not(of):
-            return -verdict(of, inputs)
+            return _all(np.minimum, [prepared(comparison, place, back) for comparison in comparisons(node)])
         case Logic(word, conditions):
-            return reduce(np.minimum if word == "and" else np.maximum, (verdict(condition, inputs) for condition in conditions))
+            return _all(np.minimum if word == "and" else np.maximum, [prepared(condition, place, back) for condition in conditions])
+
+
+def _all(together: Callable[[Any, Any], Any], answers: list[Answer]) -> Answer:
+    if len(answers) == 1:
+        return answers[0]
+    first, *others = answers
+
+    def every(read: Read) -> Any:
+        found = first(read)
+        for answer in others:
+            found = together(found, answer(read))
+        return found
+
+    return every
+
+
+def _arithmetic(operate: Callable[[Floats, Floats], Floats], left: Answer, right: Answer) -> Answer:
+    return lambda read: _finite(operate(left(read), right(read)))
+
+
+def _compared(sign: str, left: Answer, right: Answer) -> Answer:
+    holds, fails = COMPARE[sign]
+
+    def compare(read: Read) -> Verdicts:
+        a, b = left(read), right(read)  # TRUE is 1 - 0, FALSE 0 - 1, and UNKNOWN, where neither is so, 0
+        return np.subtract(holds(a, b).view(np.int8), fails(a, b).view(np.int8))
+
+    return compare
+
+
+def _place(leaf: Leaf, back: int) -> tuple[Leaf, int]:
+    return leaf, back
+
+
+def _shifted(inputs: Inputs, place: tuple[Leaf, int]) -> Floats:
+    leaf, back = place
+    return shift(inputs[leaf], back) if back else inputs[leaf]
 
 
 def shift(values: Floats, bars: int) -> Floats:
@@ -153,11 +206,6 @@ def shift(values: Floats, bars: int) -> Floats:
     shifted = np.full_like(values, np.nan)
     shifted[bars:] = values[: max(len(values) - bars, 0)]
     return shifted
-
-
-def _compare(sign: str, left: Floats, right: Floats) -> Verdicts:
-    holds, fails = COMPARE[sign]  # TRUE is 1 - 0, FALSE 0 - 1, and UNKNOWN, where neither is so, 0
-    return np.subtract(holds(left, right).view(np.int8), fails(left, right).view(np.int8))
 
 
 def _finite(values: Floats) -> Floats:

@@ -185,15 +185,26 @@ def parts(node: Node) -> tuple[Node, ...]:
             return ()
 
 
+def readings(node: Node, back: int = 0) -> Iterator[tuple[Leaf, int]]:
+    """Every leaf under `node`, as it was `back` bars earlier, with the bars that it is read back; in order of appearance, repeats too."""
+    match node:
+        case Series() | Given() | Call():
+            yield node, back
+        case Shift(of, bars):
+            yield from readings(of, back + bars)
+        case Cross():
+            for comparison in comparisons(node):
+                yield from readings(comparison, back)
+        case _:
+            for part in parts(node):
+                yield from readings(part, back)
+
+
 def reach(node: Node) -> dict[Leaf, int]:
     """Every leaf under `node` with the bars that its deepest reading lies back."""
-    if isinstance(node, Leaf):
-        return {node: 0}
-    further = node.bars if isinstance(node, Shift) else int(isinstance(node, Cross))
     deepest: dict[Leaf, int] = {}
-    for part in parts(node):
-        for leaf, bars in reach(part).items():
-            deepest[leaf] = max(deepest.get(leaf, 0), bars + further)
+    for leaf, bars in readings(node):
+        deepest[leaf] = max(deepest.get(leaf, 0), bars)
     return deepest
 
 
