@@ -7,7 +7,7 @@
 5. `lane.py`     bars that form and close, by messages and by the clock; `panel.py` what the rules read and say at one bar of many symbols
    `coarse.py` has days, weeks, months; `engine.py` all timeframes
 6. `run.py`      the process: begin, close the gap by REST (`gap.py`), listen; `news.py` tells each answer once, over restarts too
-   `room.py` says before that what it takes in RAM at the most, `universe.py` follows which markets are collected, `tidy.py` looks for garbage
+   `room.py` says before that what it takes in RAM at the most, `universe.py` follows which markets are collected, `tidy.py` finds garbage
 7. `journal.py`  every signal is written down before anybody hears of it
 8. `deliver.py`  from there to the table, webhooks and callables: `live.subscribe(print)`
 9. `serve.py`    what is in RAM is answered to others, who come by `ask.py`
