@@ -26,7 +26,7 @@ from mdms_pipeline.live.room import MB
 from mdms_pipeline.live.run import Live
 from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.live.watch import Watch
-from mdms_pipeline.market import KST, MINUTE, Floats, Instants
+from mdms_pipeline.market import DAY, KST, MINUTE, Floats, Instants
 from mdms_pipeline.rules import TRUE, UNKNOWN
 from mdms_pipeline.rules.evaluate import collect, verdict
 from mdms_pipeline.rules.nodes import Condition, Logic
@@ -63,7 +63,7 @@ class Market:
     symbol: str
     name: str
     price: float  # KRW, NaN where nothing is known
-    change: float  # fraction since the last closed bar of the finest timeframe
+    change: float  # fraction since the UTC day began (09:00 KST); NaN where what it began with is not stored
     answers: tuple[Answer | None, ...]  # by rule; None where the rule does not watch it
 
 
@@ -128,7 +128,7 @@ class View:
         trouble = [] if delivery.journal.trouble is None else [f"journal {delivery.journal.trouble}"]
         return Picture(
             now, health.state, health.reason, now - health.heard_at, health.messages, health.signals, health.slowest,
-            tuple(_label(lane.watches[i]) for lane, i in watches), len(self._symbols), tuple(self._markets(watches, most)),
+            tuple(_label(lane.watches[i]) for lane, i in watches), len(self._symbols), tuple(self._markets(now, watches, most)),
             self._recent(), self.names, tuple(delivery.standings()), (*trouble, *self.notices, *dropped),
             health.held, self.live.room.allowed,
         )  # fmt: skip
@@ -140,8 +140,9 @@ class View:
         forming = [signal for signal in self.live.recent if signal.provisional]
         return tuple(sorted([*self._closed.values(), *forming], key=lambda signal: -signal.emitted_at))
 
-    def _markets(self, watches: Sequence[tuple[Lane, int]], most: int) -> Iterable[Market]:
-        lanes = list(self.live.engine.lanes.values())
+    def _markets(self, now: float, watches: Sequence[tuple[Lane, int]], most: int) -> Iterable[Market]:
+        lanes, today = list(self.live.engine.lanes.values()), self.live.yesterday
+        began = today.of if today.midnight == int(now) // DAY * DAY else {}
         clauses = {lane.frame.name: self._clauses(lane) for lane in lanes}
         near = np.full((len(watches), len(self._symbols)), -np.inf)
         for k, (lane, i) in enumerate(watches):
@@ -151,9 +152,9 @@ class View:
         for place in nearest_first(near)[:most].tolist():
             symbol = self._symbols[place]
             finest = next(lane for lane in lanes if symbol in lane.tape.row)
-            price, before = prices(finest, finest.tape.row[symbol])
+            price = price_of(finest, finest.tape.row[symbol])
             answers = tuple(_answer(lane, i, symbol, clauses[lane.frame.name][i]) for lane, i in watches)
-            yield Market(symbol, self.names.get(symbol, ""), price, price / before - 1 if before else math.nan, answers)
+            yield Market(symbol, self.names.get(symbol, ""), price, price / began.get(symbol, math.nan) - 1, answers)
 
     def _clauses(self, lane: Lane) -> list[tuple[Floats, int]]:
         """Of each rule: how many of its clauses hold at each symbol's last closed bar, and how many there are."""
@@ -177,12 +178,10 @@ def clauses_of(root: Condition) -> tuple[Condition, ...]:
     return root.parts if isinstance(root, Logic) and root.word == "and" else (root,)
 
 
-def prices(lane: Lane, row: int) -> tuple[float, float]:
-    """The newest price of a symbol, and the close before the bar that forms (KRW)."""
-    past = lane.tape.bars
-    close = float(past.values[past.names["close"], -1, row])
-    forming = lane.forming[row]
-    return (close, close) if forming is None else (forming.candle[CLOSE], close)
+def price_of(lane: Lane, row: int) -> float:
+    """The newest price of a symbol (KRW)."""
+    past, forming = lane.tape.bars, lane.forming[row]
+    return float(past.values[past.names["close"], -1, row]) if forming is None else forming.candle[CLOSE]
 
 
 def _answer(lane: Lane, i: int, symbol: str, clauses: tuple[Floats, int]) -> Answer | None:
@@ -251,7 +250,7 @@ def _columns(rules: Sequence[str], width: int) -> tuple[int, int]:
 
 def _titles(picture: Picture, width: int) -> Text:
     name, each = _columns(picture.rules, width)
-    line = set_cell_size("market", MARKET) + set_cell_size("name", name) + f"{'price':>{PRICE}}{'change':>{CHANGE}}"
+    line = set_cell_size("market", MARKET) + set_cell_size("name", name) + f"{'price':>{PRICE}}{'today':>{CHANGE}}"
     rules = "".join(f"{i:>{each}}" for i in range(1, len(picture.rules) + 1)) if each else "  rules, the nearest first"
     return Text(line + rules, style="bold")
 

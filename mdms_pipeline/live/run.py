@@ -36,10 +36,11 @@ from mdms_pipeline.live.signal import SIGNAL, Signal
 from mdms_pipeline.live.tape import NEVER
 from mdms_pipeline.live.universe import Change, change
 from mdms_pipeline.live.watch import Watch, signals
-from mdms_pipeline.market import Candles, Instant, timeframe
+from mdms_pipeline.market import DAY, Candles, Instant, timeframe
 from mdms_pipeline.store import Warehouse
 from mdms_pipeline.store.candles import DELISTED, Partition, Standing, standings
 from mdms_pipeline.store.schema import SKIP, no_trade
+from mdms_pipeline.store.series import closes_before
 from mdms_pipeline.store.signals import Watched
 
 Event = Heard | Lost | Joined
@@ -47,6 +48,7 @@ LOOK = 0.2  # s of our time between two looks at the exchange's clock
 SHOW = 1.0  # s of our time between two looks at what forms
 AGAIN = 5.0  # s of our time until REST is asked again for what it did not answer
 RECENT = 100  # signals that are kept to be shown
+TRADED = 7  # days before today, within which a market must have traded for its change to be shown
 FOLLOW = 60.0  # s of our time between two looks at what became of the stored candles
 WAITING = 20_000  # events that wait at the most while a gap is closed; then the stream waits
 EVENT = 500  # bytes of one in RAM at the most; tracemalloc
@@ -83,6 +85,14 @@ class Health:
     dropped: dict[str, str] = field(default_factory=dict)  # "symbol timeframe" -> why it is not watched (any more)
 
 
+@dataclass(frozen=True)
+class Closes:
+    """With what a UTC day (it begins at 09:00 KST) began, as far as it is stored: to be shown."""
+
+    midnight: Instant = 0
+    of: Mapping[str, float] = field(default_factory=dict)  # symbol -> the last price before
+
+
 class Live:
     """One process of live signals."""
 
@@ -113,6 +123,7 @@ class Live:
         self.engine = Engine(watches, symbols, self._no_trade != SKIP, clock)
         self.wanted = Wanted(self.engine.wanted)  # what the stream is to tell of
         self.names: Mapping[str, str] = {}  # symbol -> Korean name, as the universe was last taken in
+        self.yesterday = Closes()
         self.notice: Callable[[str], None] = lambda said: None  # hears who joined and who left
         self._queue: asyncio.Queue[Waiting] = asyncio.Queue()
         self._reached: dict[str, Instant] = {}
@@ -145,7 +156,9 @@ class Live:
         read: list[tuple[Lane, list[Found]]] = []
         again: dict[str, Instant] = {}  # timeframe -> the first bar that is judged once more
         with self.warehouse.read() as connection:
-            self._revisions = {partition: standing.revision for partition, standing in self._standings(connection).items()}
+            known = self._standings(connection)
+            self.yesterday = self._closes(connection, known)
+        self._revisions = {partition: standing.revision for partition, standing in known.items()}
         for name, lane in self.engine.lanes.items():
             self._from[name] = lane.frame.after(lane.settled(self.clock()))
             self._news_from(lane, held)
@@ -429,7 +442,7 @@ class Live:
         """Whose stored candles were revised, rescaled, or reach further back now: what is in RAM stands on others. Who was delisted.
         Who joined the collected universe, and who left it."""
         self._change = None  # what is looked up now counts
-        found, self._change = await asyncio.to_thread(self._looked_up)
+        found, self._change, self.yesterday = await asyncio.to_thread(self._looked_up)
         for (symbol, name), standing in found.items():
             if standing.state == DELISTED:
                 self._drop(symbol, name, standing.reason or "delisted")
@@ -437,9 +450,26 @@ class Live:
                 self.engine.lanes[name].doubted.add(symbol)
         self._revisions = {partition: standing.revision for partition, standing in found.items()}
 
-    def _looked_up(self) -> tuple[dict[Partition, Standing], Change | None]:
+    def _looked_up(self) -> tuple[dict[Partition, Standing], Change | None, Closes]:
         with self.warehouse.read() as connection:
-            return self._standings(connection), change(connection, self.engine, self.symbols, self._no_room)
+            known = self._standings(connection)
+            return known, change(connection, self.engine, self.symbols, self._no_room), self._closes(connection, known)
+
+    def _closes(self, connection: duckdb.DuckDBPyConnection, known: Mapping[Partition, Standing]) -> Closes:
+        """Of markets of which all up to midnight is stored; what was found once is not looked for again."""
+        midnight = int(self.clock()) // DAY * DAY
+        found = dict(self.yesterday.of) if self.yesterday.midnight == midnight else {}
+        for name, lane in self.engine.lanes.items():
+            if lane.frame.seconds is None or lane.frame.seconds > DAY:
+                continue
+            whole = (
+                symbol
+                for symbol in lane.symbols
+                if symbol not in found and (one := known.get((symbol, name))) is not None and (one.covered_to or 0) >= midnight
+            )
+            if left := list(whole):
+                found |= closes_before(connection, name, left, midnight, TRADED * DAY)
+        return Closes(midnight, found)
 
     async def _renew(self, now: float) -> None:
         """Take in what became of the universe, once all that has closed at `now` is judged and written down: the stretches of the markets

@@ -146,6 +146,16 @@ def _newest_until(connection: duckdb.DuckDBPyConnection, frame: str, until: Mapp
     return dict(rows)
 
 
+def closes_before(connection: duckdb.DuckDBPyConnection, frame: str, symbols: Sequence[str], end: Instant, reach: int) -> dict[str, float]:
+    """The close of each symbol's newest candle that opened before `end`, at most `reach` s before it; nothing where there is none."""
+    rows = connection.execute(
+        """SELECT symbol, arg_max(close, opened_at) FROM candles WHERE timeframe = ? AND symbol IN (SELECT unnest(?::VARCHAR[]))
+           AND opened_at >= make_timestamp(?::BIGINT * 1000000) AND opened_at < make_timestamp(?::BIGINT * 1000000) GROUP BY symbol""",
+        [frame, list(symbols), end - reach, end],
+    ).fetchall()
+    return dict(rows)
+
+
 def read_last(
     connection: duckdb.DuckDBPyConnection,
     wanted: Mapping[str, Sequence[str]],

@@ -22,6 +22,7 @@ from mdms_pipeline.live.journal import Journal
 from mdms_pipeline.live.run import Live
 from mdms_pipeline.live.watch import Watch
 from mdms_pipeline.live_view import Answer, Market, Picture, View, drawn, holding, nearest_first
+from mdms_pipeline.market import DAY, HOUR
 from mdms_pipeline.rules import FALSE, TRUE, UNKNOWN, Rule, parse
 from mdms_pipeline.store import Warehouse
 from mdms_pipeline.vocabulary import vocabulary
@@ -183,6 +184,28 @@ def test_a_picture_of_a_process(live: Live) -> None:
     assert found.troubles[0] == "the socket was slow"
     assert "KRW-GONE" in found.troubles[1]
     assert len(lines(found, 80, 24)) == 24
+
+
+def test_today_is_since_the_close_of_the_utc_day_before_once_that_is_stored(live: Live, warehouse: Warehouse) -> None:
+    """From nine o'clock in Korea on, as the exchange counts: a day that is not stored to its end is not compared with."""
+    made, midnight = candles(NOW // 3600 * 3600 - 40 * 3600, 40), NOW // DAY * DAY
+    before = made.close[made.opened_at < midnight][-1]
+    view = View(live, NAMES)
+    assert before != made.close[-1]
+    today = {one.symbol: one.change for one in view.picture(NOW, 24).markets}
+    assert today["KRW-BTC"] == today["KRW-ETH"] == made.close[-1] / before - 1
+    assert math.isnan(today["KRW-GONE"])
+    tomorrow = midnight + DAY + 60
+    live.clock.now = tomorrow  # type: ignore[attr-defined]
+    assert math.isnan(view.picture(tomorrow, 24).markets[0].change)
+    asyncio.run(live._follow())
+    assert math.isnan(view.picture(tomorrow, 24).markets[0].change)
+    rest = candles(int(made.opened_at[-1]) + HOUR, (midnight + DAY - int(made.opened_at[-1])) // HOUR - 1)
+    put(warehouse, page("KRW-BTC", rest))
+    asyncio.run(live._follow())
+    after = {one.symbol: one.change for one in view.picture(tomorrow, 24).markets}
+    assert after["KRW-BTC"] == made.close[-1] / rest.close[-1] - 1
+    assert math.isnan(after["KRW-ETH"])
 
 
 def test_what_was_drawn_before_anything_was_loaded_does_not_stay(starting: Live) -> None:
