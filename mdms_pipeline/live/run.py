@@ -151,7 +151,7 @@ class Live:
 
     def begin(self) -> None:
         """Load what is stored; tell what closed, up to the newest stored bar, since the journal's end."""
-        held = {watch: one for watch in self.watches if (one := self.delivery.journal.stretch(watch.key)) is not None}
+        held = self._stretches()
         self.news = News()
         read: list[tuple[Lane, list[Found]]] = []
         again: dict[str, Instant] = {}  # timeframe -> the first bar that is judged once more
@@ -161,7 +161,7 @@ class Live:
         self._revisions = {partition: standing.revision for partition, standing in known.items()}
         for name, lane in self.engine.lanes.items():
             self._from[name] = lane.frame.after(lane.settled(self.clock()))
-            self._news_from(lane, held)
+            self._news_from(lane, held, lane.symbols)
             starts = [_end(held[watch]) for watch in lane.watches if watch in held]
             with self.warehouse.read() as connection:
                 found = list(load(connection, lane.watches, lane.symbols, min(starts, default=None)))
@@ -175,13 +175,13 @@ class Live:
             self.news.recall(signal for signal in told if signal.timeframe in again and signal.opened_at >= again[signal.timeframe])
         self._out([signal for lane, found in read for signal in self._once_more(lane, found)], late=True)
 
-    def _news_from(self, lane: Lane, held: Mapping[Watch, Watched]) -> None:
-        """From which bar on each watch of a lane tells: where it began to; of what is new, from the next bar to close."""
+    def _news_from(self, lane: Lane, held: Mapping[Watch, Watched], symbols: Collection[str]) -> None:
+        """From which bar on each watch of a lane tells of these: where it began to; of what is new, from the next bar to close."""
         for watch in lane.watches:
             known = set(held[watch].symbols) if watch in held else set()
-            self.news.begin(watch.known_by, [symbol for symbol in lane.symbols if symbol not in known], self._from[lane.frame.name])
+            self.news.begin(watch.known_by, [symbol for symbol in symbols if symbol not in known], self._from[lane.frame.name])
             if watch in held:
-                self.news.begin(watch.known_by, known, held[watch].since)
+                self.news.begin(watch.known_by, known & set(symbols), held[watch].since)
 
     def _once_more(self, lane: Lane, found: Sequence[Found]) -> list[Signal]:
         """Every change at the bars that were loaded, as far as it is news."""
@@ -195,6 +195,10 @@ class Live:
         reach = max(watch.lookback for watch in lane.watches) + 1
         judged = {each.loaded.symbol: set(each.loaded.opened_at[reach:].tolist()) for each in found}
         return self.news.again(changed, judged, lane.frame.name, self.clock())
+
+    def _stretches(self) -> dict[Watch, Watched]:
+        """What the journal says is watched, by this process, one before, or one beside."""
+        return {watch: one for watch in self.watches if (one := self.delivery.journal.stretch(watch.key)) is not None}
 
     def _begin_stretches(self) -> None:
         """Say what is judged from which bar on."""
@@ -453,7 +457,16 @@ class Live:
     def _looked_up(self) -> tuple[dict[Partition, Standing], Change | None, Closes]:
         with self.warehouse.read() as connection:
             known = self._standings(connection)
-            return known, change(connection, self.engine, self.symbols, self._no_room), self._closes(connection, known)
+            new = change(connection, self.engine, self.symbols, self._no_room, self._told_beside())
+            return known, new, self._closes(connection, known)
+
+    def _told_beside(self) -> dict[str, Instant]:
+        """Timeframe -> from which bar on another process tells of markets that are not watched here."""
+        found = dict[str, Instant]()
+        for watch, one in self._stretches().items():
+            if not self.engine.lanes[watch.timeframe].tape.row.keys() >= set(one.symbols):
+                found[watch.timeframe] = min(one.since, found.get(watch.timeframe, one.since))
+        return found
 
     def _closes(self, connection: duckdb.DuckDBPyConnection, known: Mapping[Partition, Standing]) -> Closes:
         """Of markets of which all up to midnight is stored; what was found once is not looked for again."""
@@ -519,13 +532,16 @@ class Live:
                 self.notice(f"{', '.join(symbols)} {said}")
 
     def _take_in(self, lane: Lane, found: Sequence[Found]) -> None:
-        """Markets of which nothing was known in this timeframe: what they say is news from the next bar to close on."""
+        """Markets of which nothing was known in this timeframe: what they say is news from the next bar to close on. Of those that a
+        process beside this one took in before: from where it began to tell of them, for it may be no more."""
         lane.load(each.loaded for each in found)
-        symbols = [each.loaded.symbol for each in found]
-        for watch in lane.watches:
-            self.news.begin(watch.known_by, symbols, self._from[lane.frame.name])
+        symbols, held = [each.loaded.symbol for each in found], self._stretches()
+        self._news_from(lane, held, symbols)
         for symbol in symbols:
             self.health.dropped.pop(f"{symbol} {lane.frame.name}", None)
+        if any(symbol in held[watch].symbols for watch in lane.watches if watch in held for symbol in symbols):
+            self.news.recall(told_since(self.delivery.journal, min(int(each.loaded.opened_at[0]) for each in found)))
+            self._out(self._once_more(lane, found), late=True)
 
     def _say_missing(self, lane: Lane) -> None:
         missing = [symbol for symbol in lane.symbols if not lane.knows(symbol) and symbol not in lane.gone]

@@ -14,6 +14,7 @@ import duckdb
 
 from mdms_pipeline.live.engine import Engine
 from mdms_pipeline.live.load import Found, load
+from mdms_pipeline.market import Instant
 from mdms_pipeline.store.candles import DELISTED, Partition, standings
 from mdms_pipeline.store.universe import known_symbols, universe
 
@@ -35,8 +36,17 @@ class Change:
         return replace(self, joined=(), found=found)
 
 
-def change(connection: duckdb.DuckDBPyConnection, engine: Engine, symbols: Sequence[str], refused: Collection[str] = ()) -> Change | None:
-    """What has changed since `symbols` were taken in, and `refused` for want of room; None where nothing has."""
+def change(
+    connection: duckdb.DuckDBPyConnection,
+    engine: Engine,
+    symbols: Sequence[str],
+    refused: Collection[str] = (),
+    since: Mapping[str, Instant] | None = None,
+) -> Change | None:
+    """What has changed since `symbols` were taken in, and `refused` for want of room; None where nothing has.
+
+    Of a timeframe in `since` what is new is loaded with all bars from there on.
+    """
     collected, found, revisions = universe(connection), dict[str, list[Found]](), dict[Partition, int]()
     left = tuple(symbol for symbol in symbols if symbol not in collected)
     waived = tuple(symbol for symbol in refused if symbol not in collected)
@@ -46,7 +56,7 @@ def change(connection: duckdb.DuckDBPyConnection, engine: Engine, symbols: Seque
         known = standings(connection, [(symbol, name) for symbol in unknown if symbol not in lane.gone]) if unknown else {}
         stored = [symbol for (symbol, _), one in known.items() if one.last_bar is not None and one.state != DELISTED]
         if stored:
-            found[name] = list(load(connection, lane.watches, stored))
+            found[name] = list(load(connection, lane.watches, stored, (since or {}).get(name)))
             revisions |= {(symbol, name): known[symbol, name].revision for symbol in stored}
     there = {each.loaded.symbol for of_one in found.values() for each in of_one}
     joined = tuple(symbol for symbol in collected if symbol in there and symbol not in symbols)

@@ -16,7 +16,7 @@ from mdms_pipeline.live.journal import Journal
 from mdms_pipeline.live.load import expected
 from mdms_pipeline.live.parity import differences
 from mdms_pipeline.live.ran import compare
-from mdms_pipeline.live.run import told_since
+from mdms_pipeline.live.run import _next, told_since
 from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.market import DAY, HOUR, Instant, instant, timeframe
 from mdms_pipeline.store.signals import Watched
@@ -175,6 +175,36 @@ def test_all_may_leave_and_come_back(tmp_path: Path) -> None:
     plan(found, {3: lambda: choose(found, everybody[2:]), 9: lambda: choose(found, everybody[:2])})
     found.listen(began + 16 * HOUR)
     check(found, everybody, began)
+
+
+def test_what_a_process_beside_took_in_is_told_where_that_one_dies_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had written down that a market is watched; the one that lives on looks four hours later only, and tells what it has missed."""
+    monkeypatch.setattr(run, "FOLLOW", 10.0**9)
+    found = simulation(tmp_path, "1h,4h", 6)
+    found.trouble, everybody = Trouble(cut=0.0), (*ALWAYS, "KRW-XRP")
+    found.settings = replace(found.settings, symbols=ALWAYS)
+    found.collect()
+    began = int(found.clock())
+
+    def beside() -> None:
+        choose(found, everybody)
+        journal = Journal(found.folder)
+        held = [one for watch in found.watches if watch.takes("KRW-XRP") and (one := journal.stretch(watch.key)) is not None]
+        assert all(one.until is not None for one in held)
+        theirs = [replace(one, symbols=(*one.symbols, "KRW-XRP"), since=_next(one), until=None) for one in held]
+        journal.append((), watched=theirs)
+
+    def look() -> None:
+        assert found.live is not None
+        found.live._follow_at = -1.0
+
+    plan(found, {5: beside, 9: look})
+    found.listen(began + 16 * HOUR)
+    by_watch = check(found, everybody, began)
+    assert {tuple(one.symbols) for held in by_watch.values() for one in held} >= {ALWAYS, everybody}
+    assert {len(held) for held in by_watch.values()} == {1, 2}
+    told = [signal for signal in told_since(Journal(found.folder), 0) if signal.symbol == "KRW-XRP"]
+    assert any(signal.opened_at < began + 8 * HOUR for signal in told)
 
 
 def test_days_too(tmp_path: Path) -> None:
