@@ -256,8 +256,7 @@ class Lane:
             return []
         bars, now, found = self._bars(rows), self.clock(), list[Signal]()
         said, decided = self.provisional(rows)
-        changed, held = (said != self.shown[:, rows]) & self.watched[:, rows], self.said[:, rows]
-        for (i, j), new, old in zip(np.argwhere(changed).tolist(), said[changed].tolist(), held[changed].tolist(), strict=True):
+        for i, j, new, old in _where((said != self.shown[:, rows]) & self.watched[:, rows], said, self.said[:, rows]):
             watch, symbol, bar = self.watches[i], self.symbols[rows[j]], bars[j]
             found.append(signal(watch, symbol, bar.opened_at, new, old, decided.by(i, j), bar.received_at, now, provisional=True))
         self.shown[:, rows] = said
@@ -309,9 +308,8 @@ class Lane:
 
     def _changes(self, rows: Rows, bars: Sequence[Bar], decided: Decided) -> Iterator[Signal]:
         """The answers of these bars that are not those of the bars before."""
-        now, said, before = self.clock(), self.said[:, rows], self.before[:, rows]
-        changed, those = said != before, rows.tolist()
-        for (i, j), new, old in zip(np.argwhere(changed).tolist(), said[changed].tolist(), before[changed].tolist(), strict=True):
+        now, said, before, those = self.clock(), self.said[:, rows], self.before[:, rows], rows.tolist()
+        for i, j, new, old in _where(said != before, said, before):
             row, bar = those[j], bars[j]
             found = signal(self.watches[i], self.symbols[row], bar.opened_at, new, old, decided.by(i, j), bar.received_at, now)
             self.told[row][i] = found
@@ -391,6 +389,12 @@ def candles_of(bars: Sequence[Bar]) -> Candles:
     """The other way round."""
     columns = np.array([bar.candle for bar in bars]).reshape(len(bars), len(PRICES_AND_AMOUNTS)).T
     return Candles(np.array([bar.opened_at for bar in bars], dtype=np.int64), *columns)
+
+
+def _where(changed: npt.NDArray[np.bool_], new: Verdicts, old: Verdicts) -> Iterator[tuple[int, int, int, int]]:
+    """Watch, place, and both answers, wherever an answer has changed."""
+    at, places = np.nonzero(changed)
+    return zip(at.tolist(), places.tolist(), new[changed].tolist(), old[changed].tolist(), strict=True)
 
 
 def _rounds(closing: Sequence[tuple[int, Bar]]) -> Iterator[list[tuple[int, Bar]]]:

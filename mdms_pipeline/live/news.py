@@ -6,9 +6,9 @@ that says `answer == before` takes back what was told.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from mdms_pipeline.live.parity import Key, content, key_of
 from mdms_pipeline.live.signal import SIGNAL, Signal
@@ -22,7 +22,7 @@ class News:
     """What was told, and from which bar on each watch tells of each symbol."""
 
     def __init__(self, told: Iterable[Signal] = ()) -> None:
-        self.told: OrderedDict[Key, Signal] = OrderedDict()  # what was told longest ago first
+        self.told: dict[Key, Signal] = {}  # what was told longest ago first
         self._since: dict[tuple[Name, str], Instant] = {}  # bars before are nobody's news
         self.recall(told)
 
@@ -35,9 +35,9 @@ class News:
         """These were told before, as the journal has it."""
         for signal in told:
             key = key_of(signal)
-            held = self.told.get(key)
-            if held is None or signal.revision >= held.revision:
-                self._remember(key, signal, again=held is not None)
+            held = self.told.pop(key, None)
+            self.told[key] = signal if held is None or signal.revision >= held.revision else held
+        self._forget()
 
     def begin(self, watch: Name, symbols: Iterable[str], since: Instant) -> None:
         """From the bar that opens at `since` on `watch` tells of these symbols."""
@@ -47,15 +47,19 @@ class News:
         """Those that were not told yet, as they are to be told now."""
         found = []
         for signal in signals:
-            if signal.opened_at < self._since.get(_watch_of(signal), signal.opened_at):
+            watch, opened_at = (signal.source, signal.name, signal.rule), signal.opened_at
+            if opened_at < self._since.get((watch, signal.symbol), opened_at):
                 continue
-            key = key_of(signal)
+            key, new = key_of(signal), signal
             held = self.told.get(key)
-            if held is not None and content(held) == content(signal):
-                continue
-            new = signal if held is None else replace(signal, revision=max(signal.revision, held.revision + 1))
-            self._remember(key, new, again=held is not None)
+            if held is not None:
+                if content(held) == content(signal):
+                    continue
+                new = replace(signal, revision=max(signal.revision, held.revision + 1))
+                del self.told[key]
+            self.told[key] = new
             found.append(new)
+        self._forget()
         return found
 
     def again(self, signals: Sequence[Signal], judged: Mapping[str, Collection[Instant]], timeframe: str, now: float) -> list[Signal]:
@@ -68,21 +72,15 @@ class News:
             if held.opened_at in judged.get(held.symbol, ()) and self._ours(held)
         ]
         for signal in gone:
-            self._remember(key_of(signal), signal, again=True)
+            del self.told[key_of(signal)]
+            self.told[key_of(signal)] = signal
         return sorted([*gone, *self.fresh(signals)], key=lambda signal: signal.opened_at)
 
     def _ours(self, signal: Signal) -> bool:
         """Whether it is of a watch that is judged here, and of a bar that it tells of: what other rules have said stays said."""
-        since = self._since.get(_watch_of(signal))
+        since = self._since.get(((signal.source, signal.name, signal.rule), signal.symbol))
         return since is not None and signal.opened_at >= since
 
-    def _remember(self, key: Key, signal: Signal, again: bool) -> None:
-        self.told[key] = signal
-        if again:
-            self.told.move_to_end(key)
-        elif len(self.told) > REMEMBERED:
-            self.told.popitem(last=False)
-
-
-def _watch_of(signal: Signal) -> tuple[Name, str]:
-    return (signal.source, signal.name, signal.rule), signal.symbol
+    def _forget(self) -> None:
+        for key in list(islice(self.told, max(0, len(self.told) - REMEMBERED))):
+            del self.told[key]

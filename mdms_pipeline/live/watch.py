@@ -18,12 +18,13 @@ import numpy.typing as npt
 
 from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.market import Floats, Instants
-from mdms_pipeline.rules import UNKNOWN, Call, Key, Rule, Verdicts
+from mdms_pipeline.rules import FALSE, TRUE, UNKNOWN, Call, Key, Rule, Verdicts
 from mdms_pipeline.rules import known as in_words
 from mdms_pipeline.rules.evaluate import verdict
 from mdms_pipeline.rules.nodes import Condition, Leaf, Logic, earlier, key, readings, text
 from mdms_pipeline.vocabulary import column_of, indicator_of
 
+WORDS = {said: in_words(said) for said in (TRUE, UNKNOWN, FALSE)}
 Name = tuple[str, str, str]  # source, name, rule: what a watch is known by
 
 
@@ -172,7 +173,7 @@ def signal(
     )  # as its own __init__ would, which calls once for each field of what is frozen and takes 2.5 times as long
     object.__setattr__(found, "__dict__", {
         "source": watch.source, "name": watch.name, "rule": watch.rule, "symbol": symbol, "timeframe": watch.timeframe,
-        "opened_at": opened_at, "answer": in_words(now), "before": in_words(before), "values": decided, "provisional": provisional,
+        "opened_at": opened_at, "answer": WORDS[now], "before": WORDS[before], "values": decided, "provisional": provisional,
         "received_at": received_at, "emitted_at": emitted_at, "revision": revision,
     })  # fmt: skip
     return found
