@@ -116,8 +116,11 @@ class Journal:
 
     def _unknown(self, signals: Sequence[Signal]) -> list[Signal]:
         """Those that are not in the journal, each once."""
-        known = [self._held_ids, *(segment.ids for segment in self._segments)]
-        return list({signal.id: signal for signal in signals if not any(signal.id in ids for ids in known)}.values())
+        new = {signal.id: signal for signal in signals}
+        for ids in (self._held_ids, *(segment.ids for segment in self._segments)):
+            for known in ids.intersection(new):
+                del new[known]
+        return list(new.values())
 
     def _write(self, lines: Sequence[Line]) -> None:
         """Add lines to the newest file, or to a new one where it is full. Raises OSError."""
