@@ -76,10 +76,9 @@ class Past:
         self.values[:, :, mine], self.opened_at[:, mine] = other.values[:, :, theirs], other.opened_at[:, theirs]
         self.count[mine] = other.count[theirs]
 
-    def columns(self, rows: Rows, back: int = 0) -> dict[str, Floats]:
-        """The bars that rules read of these symbols, at the last one or (`back` 1) at the one before: (depth, symbols) by name."""
-        end = self.values.shape[1] - back
-        return {name: self.values[i, 1 - back : end, rows].T for name, i in self.names.items()}
+    def columns(self, rows: Rows) -> dict[str, Floats]:
+        """The last bars of these symbols, as many as rules read: (depth, symbols) by name."""
+        return {name: self.values[i, 1:, rows].T for name, i in self.names.items()}
 
     def columns_with(self, rows: Rows, known: Mapping[str, Floats]) -> dict[str, Floats]:
         """The same with one more bar, that is not kept."""
