@@ -1,7 +1,7 @@
 """A rule that is watched, and what it says at each bar of a symbol. Pure: columns in, answers out.
 
-The one place that says what a signal's answer is, for the bar just closed as for ten years of stored bars: live, `mdms signal` and the
-comparison with what is stored (`parity.py`) all ask `verdicts`. docs/live.md says it in words.
+Here is said what the answer of a signal is: of all bars at once by `verdicts`, which the comparison with what is stored (`parity.py`) and a
+restart ask; of one bar of many symbols by `panel.py`, of the same parts. docs/live.md says it in words.
 """
 
 from __future__ import annotations
