@@ -87,6 +87,7 @@ class Journal:
         self._held: list[Line] = []
         self._held_ids: set[str] = set()
         self._stretches: dict[str, Watched] = {}  # watch -> its newest stretch
+        self._ended: dict[str, Watched] = {}  # watch -> the one before
         self._guard = threading.RLock()
         folder.mkdir(parents=True, exist_ok=True)
         self._segments: list[Segment] = []
@@ -216,6 +217,11 @@ class Journal:
         with self._guard:
             return self._stretches.get(watch)
 
+    def ended(self, watch: str) -> Watched | None:
+        """The stretch before the newest one; None where there is none, or it is not known any more."""
+        with self._guard:
+            return self._ended.get(watch)
+
     def stretches_at(self, position: int) -> dict[str, Watched]:
         """Watch -> its stretch as the lines up to this position tell it."""
         with self._guard:
@@ -309,7 +315,11 @@ class Journal:
                 segment.ends.append(segment.end)
             else:
                 segment.before = said.get("before", segment.before)
-                extend(self._stretches, entry_of(said, segment.end))
+                entry = entry_of(said, segment.end)
+                for one in entry.watched:
+                    if (held := self._stretches.get(one.watch)) is not None and held.since != one.since:
+                        self._ended[one.watch] = held
+                extend(self._stretches, entry)
                 self.broken += not said
 
     def _file(self, base: int) -> Path:

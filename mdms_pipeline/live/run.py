@@ -162,7 +162,10 @@ class Live:
         for name, lane in self.engine.lanes.items():
             self._from[name] = lane.frame.after(lane.settled(self.clock()))
             self._news_from(lane, held, lane.symbols)
-            starts = [_end(held[watch]) for watch in lane.watches if watch in held]
+            ended = {watch: one for watch in lane.watches if watch in held and (one := self._just_ended(held[watch])) is not None}
+            for watch, one in ended.items():
+                self.news.begin(watch.known_by, one.symbols, one.since)
+            starts = [_end(ended.get(watch, held[watch])) for watch in lane.watches if watch in held]
             with self.warehouse.read() as connection:
                 found = list(load(connection, lane.watches, lane.symbols, min(starts, default=None)))
             lane.load(each.loaded for each in found)
@@ -199,6 +202,11 @@ class Live:
     def _stretches(self) -> dict[Watch, Watched]:
         """What the journal says is watched, by this process, one before, or one beside."""
         return {watch: one for watch in self.watches if (one := self.delivery.journal.stretch(watch.key)) is not None}
+
+    def _just_ended(self, held: Watched) -> Watched | None:
+        """The stretch that ended where this one begins, of which nothing is judged yet: its last bar may have been told otherwise since."""
+        one = self.delivery.journal.ended(held.watch)
+        return one if one is not None and one.until is not None and held.until is None and _next(one) == held.since else None
 
     def _begin_stretches(self) -> None:
         """Say what is judged from which bar on."""

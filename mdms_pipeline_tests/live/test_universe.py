@@ -207,6 +207,37 @@ def test_what_a_process_beside_took_in_is_told_where_that_one_dies_at_once(tmp_p
     assert any(signal.opened_at < began + 8 * HOUR for signal in told)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_last_bar_before_a_change_is_judged_again_by_who_begins_before_the_next_has_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """It may have closed by the clock before its last message: here it is told otherwise while nobody listens."""
+    monkeypatch.setattr(run, "FOLLOW", 10.0**9)
+    found = simulation(tmp_path, "1h", seed)
+    found.trouble, everybody = Trouble(cut=0.0, late=0.0, step=(300, 600)), (*ALWAYS, "KRW-XRP")
+    found.settings = replace(found.settings, symbols=ALWAYS)
+    found.collect()
+    began = int(found.clock())
+    start = began - began % HOUR
+    found.listen(start + 4 * HOUR + 600)  # from here on everything is at ten past
+
+    def look() -> None:
+        assert found.live is not None
+        found.live._follow_at = -1.0
+
+    plan(found, {1: lambda: choose(found, everybody), 2: look})
+    found.listen(start + 6 * HOUR + 3_000)
+    last, held = start + 5 * HOUR, [Journal(found.folder).stretch(watch.key) for watch in found.watches]
+    assert {(one.since, one.until) for one in held if one is not None and "KRW-XRP" in one.symbols} == {(last + HOUR, None)}
+    frame = timeframe("1h")
+    for symbol in ALWAYS:
+        candles, _ = found.sandbox.bars(symbol, frame, last + 1, 1)
+        found.sandbox.correct(symbol, frame, last, close=float(candles.low[0]), volume=1.1 * float(candles.volume[0]))
+    found.listen(start + 16 * HOUR)
+    check(found, everybody, began)
+    assert any(signal.opened_at == last and signal.revision for signal in told_since(Journal(found.folder), 0))
+
+
 def test_days_too(tmp_path: Path) -> None:
     """The socket tells four hours only; a day that has closed is asked of REST."""
     given = rules.settings(tmp_path, "1d")
