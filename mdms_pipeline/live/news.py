@@ -71,9 +71,7 @@ class News:
             if held.timeframe == timeframe and held.answer != held.before and key not in stands
             if held.opened_at in judged.get(held.symbol, ()) and self._ours(held)
         ]
-        for signal in gone:
-            del self.told[key_of(signal)]
-            self.told[key_of(signal)] = signal
+        self.recall(gone)
         return sorted([*gone, *self.fresh(signals)], key=lambda signal: signal.opened_at)
 
     def _ours(self, signal: Signal) -> bool:

@@ -18,6 +18,7 @@ from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.live.tape import Loaded
 from mdms_pipeline.live.watch import Bars, Watch, columns_of, signals
 from mdms_pipeline.market import HOUR, PRICES_AND_AMOUNTS, SETTLE, Candles
+from mdms_pipeline.rules import UNKNOWN
 from mdms_pipeline.store.series import Series, flattened
 from mdms_pipeline_tests.live.rules import bars_of, hour, settings, walk, watches
 
@@ -163,6 +164,18 @@ def test_a_bar_that_closes_keeps_its_last_trade_and_is_received_with_what_closed
         assert [signal.received_at for signal in told] == [closed_at] * len(told)
         signals_by[closed_by] += len(told)
     assert min(signals_by.values()) > 0
+
+
+def test_the_first_bar_that_is_answered_may_be_the_one_that_forms_or_the_last(tmp_path: Path) -> None:
+    watched = [watch for watch in watches(settings(tmp_path)) if watch.takes("KRW-AAA")]
+    only, known = {"KRW-AAA": WALKS["KRW-AAA"]}, int((WALKS["KRW-AAA"].opened_at < hour(HEAD)).sum())
+    forming = lane_of([replace(watch, stable=known) for watch in watched], only, HEAD)
+    assert (forming.said == UNKNOWN).all()
+    forming.hear([("KRW-AAA", bar_of(WALKS["KRW-AAA"], known))])
+    assert {signal.answer for signal in forming.peek()} == {True, False}
+    last = lane_of([replace(watch, stable=known - 1) for watch in watched], only, HEAD)
+    assert (last.before == UNKNOWN).all()
+    assert (last.said != UNKNOWN).any()
 
 
 def test_a_message_of_an_older_bar_casts_doubt(tmp_path: Path) -> None:

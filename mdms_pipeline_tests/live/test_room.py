@@ -98,6 +98,13 @@ def test_of_what_was_told_the_longest_ago_is_forgotten(monkeypatch: pytest.Monke
     assert news.fresh([again, signal(2), signal(3)]) == []
 
 
+def test_what_is_recalled_takes_nothing_later_back() -> None:
+    news = News([replace(signal(0), revision=2)])
+    news.recall([signal(0, answer=None)])
+    assert news.fresh([signal(0)]) == []
+    assert news.fresh([signal(0, answer=None)]) == [replace(signal(0, answer=None), revision=3)]
+
+
 def test_too_much_is_refused_with_the_arithmetic_and_the_remedy() -> None:
     room = room_of(some(), MARKETS, False, FIXED, 500)
     assert check_room(room) is room
