@@ -87,7 +87,7 @@ class Journal:
         self._held: list[Line] = []
         self._held_ids: set[str] = set()
         self._stretches: dict[str, Watched] = {}  # watch -> its newest stretch
-        self._ended: dict[str, Watched] = {}  # watch -> the one before
+        self._ended: dict[str, Watched] = {}  # watch -> the one before of which anything was judged
         self._guard = threading.RLock()
         folder.mkdir(parents=True, exist_ok=True)
         self._segments: list[Segment] = []
@@ -218,7 +218,7 @@ class Journal:
             return self._stretches.get(watch)
 
     def ended(self, watch: str) -> Watched | None:
-        """The stretch before the newest one; None where there is none, or it is not known any more."""
+        """The stretch before the newest one, of which anything was judged; None where there is none, or it is not known any more."""
         with self._guard:
             return self._ended.get(watch)
 
@@ -317,7 +317,7 @@ class Journal:
                 segment.before = said.get("before", segment.before)
                 entry = entry_of(said, segment.end)
                 for one in entry.watched:
-                    if (held := self._stretches.get(one.watch)) is not None and held.since != one.since:
+                    if (held := self._stretches.get(one.watch)) is not None and held.since != one.since and held.until is not None:
                         self._ended[one.watch] = held
                 extend(self._stretches, entry)
                 self.broken += not said

@@ -204,9 +204,8 @@ class Live:
         return {watch: one for watch in self.watches if (one := self.delivery.journal.stretch(watch.key)) is not None}
 
     def _just_ended(self, held: Watched) -> Watched | None:
-        """The stretch that ended where this one begins, of which nothing is judged yet: its last bar may have been told otherwise since."""
-        one = self.delivery.journal.ended(held.watch)
-        return one if one is not None and one.until is not None and held.until is None and _next(one) == held.since else None
+        """The stretch before this one, where of this one nothing is judged yet: its last bar may have been told otherwise since."""
+        return self.delivery.journal.ended(held.watch) if held.until is None else None
 
     def _begin_stretches(self) -> None:
         """Say what is judged from which bar on."""
@@ -481,8 +480,6 @@ class Live:
         midnight = int(self.clock()) // DAY * DAY
         found = dict(self.yesterday.of) if self.yesterday.midnight == midnight else {}
         for name, lane in self.engine.lanes.items():
-            if lane.frame.seconds is None or lane.frame.seconds > DAY:
-                continue
             whole = (
                 symbol
                 for symbol in lane.symbols

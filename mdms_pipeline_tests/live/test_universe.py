@@ -18,6 +18,7 @@ from mdms_pipeline.live.parity import differences
 from mdms_pipeline.live.ran import compare
 from mdms_pipeline.live.run import _next, told_since
 from mdms_pipeline.live.signal import Signal
+from mdms_pipeline.live.watch import Name
 from mdms_pipeline.market import DAY, HOUR, Instant, instant, timeframe
 from mdms_pipeline.store.signals import Watched
 from mdms_pipeline.store.signals import watches as stretches_of
@@ -178,7 +179,7 @@ def test_all_may_leave_and_come_back(tmp_path: Path) -> None:
 
 
 def test_what_a_process_beside_took_in_is_told_where_that_one_dies_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It had written down that a market is watched; the one that lives on looks four hours later only, and tells what it has missed."""
+    """It had written down that a market is watched; the one that lives on looks 40 hours later only, and tells what it has missed."""
     monkeypatch.setattr(run, "FOLLOW", 10.0**9)
     found = simulation(tmp_path, "1h,4h", 6)
     found.trouble, everybody = Trouble(cut=0.0), (*ALWAYS, "KRW-XRP")
@@ -197,9 +198,13 @@ def test_what_a_process_beside_took_in_is_told_where_that_one_dies_at_once(tmp_p
     def look() -> None:
         assert found.live is not None
         found.live._follow_at = -1.0
+        since.update(found.live.news._since)
 
-    plan(found, {5: beside, 9: look})
-    found.listen(began + 16 * HOUR)
+    since: dict[tuple[Name, str], Instant] = {}
+    plan(found, {5: beside, 44: lambda: choose(found, everybody), 45: look})
+    found.listen(began + 52 * HOUR)
+    assert found.live is not None
+    assert since.items() <= found.live.news._since.items()  # of the others it tells as before
     by_watch = check(found, everybody, began)
     assert {tuple(one.symbols) for held in by_watch.values() for one in held} >= {ALWAYS, everybody}
     assert {len(held) for held in by_watch.values()} == {1, 2}
@@ -236,6 +241,21 @@ def test_the_last_bar_before_a_change_is_judged_again_by_who_begins_before_the_n
     found.listen(start + 16 * HOUR)
     check(found, everybody, began)
     assert any(signal.opened_at == last and signal.revision for signal in told_since(Journal(found.folder), 0))
+
+
+def test_only_of_a_stretch_that_nothing_was_judged_of_the_one_before_counts(tmp_path: Path) -> None:
+    found = simulation(tmp_path, "1h", 7)
+    found.collect()
+    found.listen(int(found.clock()) + 2 * HOUR)
+    live, held = found.live, Journal(found.folder).stretch(found.watches[0].key)
+    assert live is not None
+    assert held is not None
+    assert held.until is not None
+    assert live._just_ended(held) is None
+    newest = replace(held, symbols=ALWAYS, since=held.until + HOUR, until=None)
+    live.delivery.journal.append((), watched=[newest])
+    assert live._just_ended(newest) == held
+    assert live._just_ended(replace(newest, until=newest.since)) is None
 
 
 def test_days_too(tmp_path: Path) -> None:
