@@ -4,8 +4,8 @@
 2. `watch.py`    a rule that is watched, and what it says at each bar: the one definition, of live and of what is stored
 3. `load.py`     the warehouse's memories and last bars into RAM, by the short way or by calculation
 4. `tape.py`     what is kept in RAM of a timeframe; `step.py` advances many symbols by one bar with the batch's kernels
-5. `lane.py`     bars that form and close, by messages and by the clock; `panel.py` what the rules read and say at one bar of many symbols
-   `coarse.py` has days, weeks, months; `engine.py` all timeframes
+5. `lane.py`     bars that form and close, by messages and by the clock; `panel.py` what the rules read and say at one bar of many symbols,
+   `coarse.py` days, weeks, months; `engine.py` all timeframes
 6. `run.py`      the process: begin, close the gap by REST (`gap.py`), listen; `news.py` tells each answer once, over restarts too
    `room.py` says before that what it takes in RAM at the most, `universe.py` follows which markets are collected, `tidy.py` finds garbage
 7. `journal.py`  every signal is written down before anybody hears of it

@@ -278,9 +278,10 @@ class Lane:
 
     def _close(self, closing: Sequence[tuple[int, Bar]]) -> list[Signal]:
         """Close bars in order, of each symbol one at a time, all symbols together."""
-        return [each for batch in _rounds(closing) for each in self._close_once(batch)]
+        return [each for batch in _rounds(closing) for each in self._changes(*self._close_once(batch))]
 
-    def _close_once(self, batch: Sequence[tuple[int, Bar]], revised: bool = False) -> list[Signal]:
+    def _close_once(self, batch: Sequence[tuple[int, Bar]], revised: bool = False) -> tuple[Rows, list[Bar], Decided]:
+        """Close one bar of each of these symbols, or what is told otherwise of their last one; with what decided there."""
         batch = sorted(batch, key=lambda each: each[0])
         rows = np.array([row for row, _ in batch], dtype=np.int64)
         bars = [bar for _, bar in batch]
@@ -293,8 +294,7 @@ class Lane:
                 self.told[row] = {}
         if not revised:
             self.before[:, rows] = self.said[:, rows]
-        decided = self._say(rows, self.said, np.array([bar.traded for bar in bars]))
-        return list(self._changes(rows, bars, decided)) if not revised else []
+        return rows, bars, self._say(rows, self.said, np.array([bar.traded for bar in bars]))
 
     def _say(self, rows: Rows, said: Verdicts, traded: npt.NDArray[np.bool_], back: int = 0) -> Decided:
         """Judge the last bar of these symbols, or (`back` 1) the one before, into `said`; what decides on candles only where one came."""
@@ -346,8 +346,8 @@ class Lane:
     def _again(self, row: int, bar: Bar) -> list[Signal]:
         """The last bar of a symbol, once more."""
         self.tape.undo(row)
-        self._close_once([(row, bar)], revised=True)
-        now, told, found, decided = self.clock(), self.told[row], [], self.decided(np.array([row]))
+        *_, decided = self._close_once([(row, bar)], revised=True)
+        now, told, found = self.clock(), self.told[row], []
         for i, (watch, said, before) in enumerate(zip(self.watches, self.said[:, row].tolist(), self.before[:, row].tolist(), strict=True)):
             held = told.get(i)
             if held is None and said == before:

@@ -11,10 +11,10 @@ from functools import cached_property, partial
 import numpy as np
 
 from mdms_pipeline.live.tape import Past, Rows
-from mdms_pipeline.live.watch import Watch, known, silence, silent
+from mdms_pipeline.live.watch import Watch, silence, silent
 from mdms_pipeline.market import Floats, Instants
 from mdms_pipeline.rules import UNKNOWN, Verdicts
-from mdms_pipeline.rules.evaluate import prepared
+from mdms_pipeline.rules.evaluate import finite, prepared
 from mdms_pipeline.rules.nodes import Leaf
 
 
@@ -36,14 +36,14 @@ class Panel:
 
     def readings(self, rows: Rows, back: int = 0) -> Floats:
         """What is read at the last bar of these symbols, or (`back` 1) at the one before: (readings, symbols)."""
-        return known(self.past.values[self._columns, -1 - back - self._back, rows])
+        return finite(self.past.values[self._columns, -1 - back - self._back, rows])
 
     def forming(self, rows: Rows, fresh: Mapping[str, Floats]) -> Floats:
         """The same at one more bar, that is not kept: its columns by name."""
         found = self.past.values[self._columns, -self._back, rows]
         for place, column in self._now.items():
             found[place] = fresh[column]
-        return known(found)
+        return finite(found)
 
     def verdicts(self, readings: Floats, index: Instants, age: Instants) -> Verdicts:
         """What the watches say, (watches, symbols): `index` counts a symbol's bars from its first, `age` slots since its last trade."""

@@ -40,8 +40,8 @@ def change(
     connection: duckdb.DuckDBPyConnection,
     engine: Engine,
     symbols: Sequence[str],
-    refused: Collection[str] = (),
-    since: Mapping[str, Instant] | None = None,
+    refused: Collection[str],
+    since: Mapping[str, Instant],
 ) -> Change | None:
     """What has changed since `symbols` were taken in, and `refused` for want of room; None where nothing has.
 
@@ -56,7 +56,7 @@ def change(
         known = standings(connection, [(symbol, name) for symbol in unknown if symbol not in lane.gone]) if unknown else {}
         stored = [symbol for (symbol, _), one in known.items() if one.last_bar is not None and one.state != DELISTED]
         if stored:
-            found[name] = list(load(connection, lane.watches, stored, (since or {}).get(name)))
+            found[name] = list(load(connection, lane.watches, stored, since.get(name)))
             revisions |= {(symbol, name): known[symbol, name].revision for symbol in stored}
     there = {each.loaded.symbol for of_one in found.values() for each in of_one}
     joined = tuple(symbol for symbol in collected if symbol in there and symbol not in symbols)

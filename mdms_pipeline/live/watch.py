@@ -18,13 +18,12 @@ import numpy.typing as npt
 
 from mdms_pipeline.live.signal import Signal
 from mdms_pipeline.market import Floats, Instants
-from mdms_pipeline.rules import FALSE, TRUE, UNKNOWN, Call, Key, Rule, Verdicts
-from mdms_pipeline.rules import known as in_words
-from mdms_pipeline.rules.evaluate import verdict
+from mdms_pipeline.rules import FALSE, TRUE, UNKNOWN, Call, Key, Rule, Verdicts, known
+from mdms_pipeline.rules.evaluate import finite, verdict
 from mdms_pipeline.rules.nodes import Condition, Leaf, Logic, earlier, key, readings, text
 from mdms_pipeline.vocabulary import column_of, indicator_of
 
-WORDS = {said: in_words(said) for said in (TRUE, UNKNOWN, FALSE)}
+WORDS = {said: known(said) for said in (TRUE, UNKNOWN, FALSE)}
 Name = tuple[str, str, str]  # source, name, rule: what a watch is known by
 
 
@@ -98,7 +97,7 @@ def verdicts(watch: Watch, columns: Mapping[str, Floats], index: Instants, age: 
 
     `columns` by name, (bars,) or (bars, symbols); `index` counts bars from the symbol's first, `age` slots since its last trade.
     """
-    inputs = {leaf: known(columns[column]) for leaf, column in watch.leaves.items()}
+    inputs = {leaf: finite(columns[column]) for leaf, column in watch.leaves.items()}
     with np.errstate(all="ignore"):
         said = verdict(watch.root, inputs)
     return np.where(silent(watch.stable, _longest(watch), index, np.asarray(age)), np.int8(UNKNOWN), said)
@@ -116,11 +115,6 @@ def silence(watches: Sequence[Watch]) -> tuple[Instants, Floats]:
 
 def _longest(watch: Watch) -> float:
     return math.inf if watch.max_age is None else watch.max_age
-
-
-def known(column: Floats) -> Floats:
-    """The same with NaN for all that is not finite: what rules take for unknown."""
-    return column if np.isfinite(column).all() else np.where(np.isfinite(column), column, np.nan)
 
 
 def changes(said: Verdicts) -> Instants:
@@ -168,9 +162,7 @@ def signal(
     revision: int = 0,
 ) -> Signal:
     """What `watch` said (verdicts `before`, then `now`) as a signal."""
-    found = object.__new__(
-        Signal
-    )  # as its own __init__ would, which calls once for each field of what is frozen and takes 2.5 times as long
+    found = object.__new__(Signal)  # its own __init__ calls once for each field of what is frozen, and takes twice as long
     object.__setattr__(found, "__dict__", {
         "source": watch.source, "name": watch.name, "rule": watch.rule, "symbol": symbol, "timeframe": watch.timeframe,
         "opened_at": opened_at, "answer": WORDS[now], "before": WORDS[before], "values": decided, "provisional": provisional,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Hashable, Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Any, overload
 
 import numpy as np
@@ -112,7 +112,7 @@ def collect(expression: Expression, series: Mapping[Key, Floats]) -> dict[Leaf, 
     for leaf in expression.reads:
         if key(leaf) not in series:
             raise MissingSeriesError(f"{expression} reads {leaf}, which was not handed in: add it to the series")
-        inputs[leaf] = _finite(np.asarray(series[key(leaf)], np.float64))
+        inputs[leaf] = finite(np.asarray(series[key(leaf)], np.float64))
     shapes = {array.shape for array in inputs.values() if array.ndim}
     if len(shapes) > 1:
         raise ValueError(f"{expression}: the series have the shapes {sorted(shapes)}: hand in one shape")
@@ -155,7 +155,7 @@ def prepared(node: Node, place: Place, back: int = 0) -> Answer:
             return _all(FUNCTION[name], [prepared(argument, place, back) for argument in arguments])
         case Comparison(signs, operands):
             sides = [prepared(operand, place, back) for operand in operands]
-            return _all(np.minimum, list(map(_compared, signs, sides, sides[1:])))
+            return _compared([COMPARE[sign] for sign in signs], sides)
         case Cross():
             return _all(np.minimum, [prepared(comparison, place, back) for comparison in comparisons(node)])
         case Logic(word, conditions):
@@ -177,15 +177,17 @@ def _all(together: Callable[[Any, Any], Any], answers: list[Answer]) -> Answer:
 
 
 def _arithmetic(operate: Callable[[Floats, Floats], Floats], left: Answer, right: Answer) -> Answer:
-    return lambda read: _finite(operate(left(read), right(read)))
+    return lambda read: finite(operate(left(read), right(read)))
 
 
-def _compared(sign: str, left: Answer, right: Answer) -> Answer:
-    holds, fails = COMPARE[sign]
-
+def _compared(relations: list[tuple[Relation, Relation]], sides: list[Answer]) -> Answer:
     def compare(read: Read) -> Verdicts:
-        a, b = left(read), right(read)  # TRUE is 1 - 0, FALSE 0 - 1, and UNKNOWN, where neither is so, 0
-        return np.subtract(holds(a, b).view(np.int8), fails(a, b).view(np.int8))
+        values = [side(read) for side in sides]
+        said = [  # TRUE is 1 - 0, FALSE 0 - 1, and UNKNOWN, where neither is so, 0
+            np.subtract(holds(a, b).view(np.int8), fails(a, b).view(np.int8))
+            for (holds, fails), a, b in zip(relations, values, values[1:], strict=False)
+        ]
+        return reduce(np.minimum, said)
 
     return compare
 
@@ -208,5 +210,6 @@ def shift(values: Floats, bars: int) -> Floats:
     return shifted
 
 
-def _finite(values: Floats) -> Floats:
+def finite(values: Floats) -> Floats:
+    """`values` with NaN, which is unknown, for all that is not finite."""
     return values if np.isfinite(values).all() else np.where(np.isfinite(values), values, np.nan)
